@@ -1,0 +1,50 @@
+# Everything a person runs is here; `make help` lists it.
+SHELL := /bin/bash
+GO ?= go
+BIN := bin
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+LDFLAGS := -s -w -X main.version=$(VERSION)
+STATICCHECK := honnef.co/go/tools/cmd/staticcheck@2026.1
+FUZZTIME ?= 10s
+
+.PHONY: help build demo test test-kernel lint generate check-generated fuzz bench clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+build: ## build apex, apex-controller and apex-agent into bin/
+	@mkdir -p $(BIN)
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/ ./cmd/...
+
+demo: build ## run the main job on a small internet inside this machine
+	@$(BIN)/apex demo
+
+test: build test-kernel ## run every test that runs on this machine, with the race detector
+	$(GO) test -race -timeout 20m ./...
+
+test-kernel: ## run the reconciler against the kernel's WireGuard, in an emulated machine
+	$(GO) run ./reconciler/kerneltest
+
+lint: ## gofmt, vet and staticcheck
+	@test -z "$$(gofmt -l . | tee /dev/stderr)" || { echo 'run: gofmt -w .' >&2; exit 1; }
+	$(GO) vet ./...
+	GOOS=darwin $(GO) vet ./spec/... ./signer/... ./reconciler/...
+	GOOS=windows $(GO) vet ./spec/... ./signer/... ./reconciler/...
+	$(GO) run $(STATICCHECK) ./...
+
+generate: ## write the schemas and the reference pages again
+	$(GO) generate ./...
+
+check-generated: generate ## fail when a generated file is out of date
+	@git diff --exit-code --stat -- schemas docs spec || { echo 'generated files are out of date: run make generate and commit' >&2; exit 1; }
+
+fuzz: ## fuzz every target for FUZZTIME each
+	@set -e; for pkg in $$($(GO) list ./...); do \
+	  for f in $$($(GO) test -list '^Fuzz' $$pkg | grep '^Fuzz' || true); do \
+	    echo "fuzz $$pkg $$f"; $(GO) test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) $$pkg; done; done
+
+bench: ## measure; docs/performance.md says how to read it
+	$(GO) test -run '^$$' -bench . -benchmem ./...
+
+clean: ## remove what the build made
+	rm -rf $(BIN)
