@@ -1,0 +1,47 @@
+package protocol
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/apex-network/apex/spec/peermap"
+)
+
+// Pending is a generation that waits for witnesses. Manifest is the payload the witness has to arrive at by itself;
+// its Commit and AsOf are all the witness takes from it.
+type Pending struct {
+	Zone     string         `json:"zone"`
+	Digest   peermap.Digest `json:"digest"`
+	Manifest []byte         `json:"manifest"`
+	Since    time.Time      `json:"since"`
+}
+
+// PendingList is the answer of the pending resource, sorted by zone.
+type PendingList struct {
+	Pending []Pending `json:"pending"`
+}
+
+// Cosign is a witness's verdict on a pending generation: a signature over the DSSE PAE of the manifest payload, or a
+// refusal in words, which people see in the fleet's status.
+type Cosign struct {
+	Zone      string         `json:"zone"`
+	Digest    peermap.Digest `json:"digest"`
+	KeyID     string         `json:"keyid"`
+	Signature []byte         `json:"signature,omitempty"`
+	Refusal   string         `json:"refusal,omitempty"`
+}
+
+// DecodeCosign reads a Cosign that is either a signature or a refusal.
+func DecodeCosign(data []byte) (Cosign, error) {
+	var c Cosign
+	if err := Decode(data, MaxCosignBytes, &c); err != nil {
+		return Cosign{}, err
+	}
+	if (len(c.Signature) == 0) == (c.Refusal == "") {
+		return Cosign{}, fmt.Errorf("%w: want either a signature or a refusal", ErrMalformed)
+	}
+	if len(c.Refusal) > MaxMessage || len(c.Signature) > 1024 || len(c.KeyID) != 64 {
+		return Cosign{}, fmt.Errorf("%w: co-signature over its bounds", ErrMalformed)
+	}
+	return c, nil
+}

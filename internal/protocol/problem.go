@@ -1,0 +1,82 @@
+package protocol
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+)
+
+// Problem is an error body, RFC 9457. Code is stable and made for programs; Title and Detail are for people.
+type Problem struct {
+	Type   string `json:"type"` // "about:blank" or a documentation address
+	Title  string `json:"title"`
+	Status int    `json:"status"`
+	Detail string `json:"detail,omitempty"`
+	Code   string `json:"code"`
+	// RetryAfter is in seconds and accompanies 429 and 503.
+	RetryAfter int `json:"retryAfter,omitempty"`
+}
+
+// Problem codes.
+const (
+	CodeBadRequest   = "bad-request"
+	CodeProof        = "proof-refused"  // 401: no valid proof for this resource
+	CodeNotFound     = "not-found"      // 404: no such thing, or not for you; never tells which
+	CodeReplay       = "replayed"       // 401
+	CodeSignature    = "signature"      // 401: SSHSIG or HMAC not by someone who may
+	CodeTooLarge     = "too-large"      // 413
+	CodeTooMany      = "too-many"       // 429
+	CodeNotReady     = "not-ready"      // 503: nothing published yet
+	CodeNotAncestor  = "commit-unknown" // 409: apply names a commit that is not the branch head
+	CodeRefused      = "commit-refused" // 422: the commit was fetched and refused
+	CodeUnsupported  = "unsupported"    // 405, 406, 415
+	CodeShuttingDown = "shutting-down"  // 503
+	CodeInternal     = "internal"       // 500
+	CodeConflict     = "conflict"       // 409: the generation to co-sign is no longer pending
+	CodeTimeout      = "timeout"        // 504: the work asked for did not end in time
+)
+
+// Error makes a Problem an error.
+func (p *Problem) Error() string {
+	if p.Detail == "" {
+		return fmt.Sprintf("%d %s (%s)", p.Status, p.Title, p.Code)
+	}
+	return fmt.Sprintf("%d %s (%s): %s", p.Status, p.Title, p.Code, p.Detail)
+}
+
+// NewProblem fills in the title from the HTTP status.
+func NewProblem(status int, code, detail string) *Problem {
+	return &Problem{Type: "about:blank", Title: http.StatusText(status), Status: status, Detail: detail, Code: code}
+}
+
+// Write sends p as the response.
+func (p *Problem) Write(w http.ResponseWriter) {
+	body, err := Encode(p)
+	if err != nil {
+		w.WriteHeader(http.StatusInternalServerError)
+		return
+	}
+	h := w.Header()
+	h.Set("Content-Type", TypeProblem)
+	h.Set("Cache-Control", "no-store")
+	h.Del("ETag")
+	if p.RetryAfter > 0 {
+		h.Set("Retry-After", fmt.Sprint(p.RetryAfter))
+	}
+	w.WriteHeader(p.Status)
+	_, _ = w.Write(body) // the client is gone; there is nobody to tell
+}
+
+// ReadProblem turns a response that is not a success into an error. Between the parties stand proxies with error pages
+// of their own, so this one reader is lenient: what is not a Problem becomes one with the HTTP status. It does not close
+// the body.
+func ReadProblem(resp *http.Response) error {
+	body, err := io.ReadAll(io.LimitReader(resp.Body, MaxProblemBytes))
+	p := &Problem{}
+	if err != nil || json.Unmarshal(body, p) != nil || p.Code == "" {
+		p = NewProblem(resp.StatusCode, "http", "")
+	}
+	p.Status = resp.StatusCode
+	return p
+}
