@@ -25,6 +25,12 @@ const (
 	MaxPeerAddresses = 16
 	MaxPeerEndpoints = 16
 	MaxName          = 63
+	// MaxRanges bounds the ranges of a zone, MaxRuleID a rule's ID in bytes ("<policy>/<index>").
+	MaxRanges = 64
+	MaxRuleID = 80
+	// MinMTU and MaxMTU bound an interface's MTU in bytes; IPv6 needs 1280.
+	MinMTU = 1280
+	MaxMTU = 9000
 	// MaxRulePorts bounds the port list of one rule; MaxSetPrefixes the prefixes of one set.
 	MaxRulePorts   = 256
 	MaxSetPrefixes = 4_096
