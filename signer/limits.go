@@ -1,0 +1,36 @@
+package signer
+
+import "time"
+
+// Caps on what this package reads. The caps of whole envelopes stand in peermap (MaxRootBytes, MaxManifestBytes,
+// MaxTimestampBytes), because server and agent share them.
+const (
+	// MaxSignatures is the most signatures in one envelope.
+	MaxSignatures = 64
+	// MaxPayloadType is the longest payload type in bytes.
+	MaxPayloadType = 128
+	// MaxSignatureBytes bounds one signature, armoured or not.
+	MaxSignatureBytes = 16 << 10
+	// MaxKeyBytes bounds the text of one public key; an OpenPGP key with certifications is the longest.
+	MaxKeyBytes = 64 << 10
+	// MaxPrivateKeyBytes bounds the text of one private key file.
+	MaxPrivateKeyBytes = 4 << 10
+	// MaxRootKeys and MaxRootRules bound the lists of a trust root; MaxPattern is the longest path glob or path in bytes.
+	MaxRootKeys  = 1_024
+	MaxRootRules = 1_024
+	MaxPattern   = 1_024
+	// MaxStateBytes bounds a persisted State: thousands of trust root versions.
+	MaxStateBytes = 16 << 20
+	// MaxApplyBytes bounds one signed apply request.
+	MaxApplyBytes = 8 << 10
+	// MinRSABits and MaxRSABits are the RSA sizes that count: smaller ones can be broken, larger ones only cost time.
+	MinRSABits = 2_048
+	MaxRSABits = 8_192
+)
+
+// MaxClockSkew is how far in the future a signed instant may lie, so that clocks need not agree to the second.
+const MaxClockSkew = 2 * time.Minute
+
+// MaxApplyAge is how long after its issue an apply request may arrive. The receiver remembers nonces this long, plus
+// MaxClockSkew.
+const MaxApplyAge = 2 * time.Minute
