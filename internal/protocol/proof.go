@@ -11,6 +11,8 @@ import (
 	"net/url"
 	"strings"
 	"time"
+
+	"github.com/apex-network/apex/spec/peermap"
 )
 
 // ProofHeader carries the proof of one request.
@@ -53,14 +55,15 @@ func NewProof(subject, method string, u *url.URL, body []byte, now time.Time) (P
 	}, nil
 }
 
-// Sign gives the token for ProofHeader: a JWS in compact form, RFC 7515, signed as RFC 8037 says.
-func (p Proof) Sign(key ed25519.PrivateKey) (string, error) {
+// Sign gives the token for ProofHeader: a JWS in compact form, RFC 7515, signed as RFC 8037 says. sign makes an Ed25519
+// signature over the whole message with the subject's private key (signer.PrivateKey.Sign).
+func (p Proof) Sign(sign func(msg []byte) []byte) (string, error) {
 	claims, err := Encode(p)
 	if err != nil {
 		return "", err
 	}
 	signed := encodeSegment([]byte(proofHead)) + "." + encodeSegment(claims)
-	return signed + "." + encodeSegment(ed25519.Sign(key, []byte(signed))), nil
+	return signed + "." + encodeSegment(sign([]byte(signed))), nil
 }
 
 // Token is a parsed proof whose signature has not been checked: nothing but Subject may be used before Verify, and that
@@ -100,8 +103,8 @@ func ParseToken(token string) (*Token, error) {
 // Verify checks that the holder of key stated exactly this request, at most ProofSkew from now. path is the request's
 // escaped path; hosts are the authorities ("host" or "host:port") the server answers to. Whether the ID was seen before
 // is for the caller to check, after Verify.
-func (t *Token) Verify(key ed25519.PublicKey, method, path string, hosts []string, body []byte, now time.Time) error {
-	if len(key) != ed25519.PublicKeySize || !ed25519.Verify(key, []byte(t.signed), t.signature) {
+func (t *Token) Verify(key peermap.Key, method, path string, hosts []string, body []byte, now time.Time) error {
+	if key == (peermap.Key{}) || !ed25519.Verify(key[:], []byte(t.signed), t.signature) {
 		return fmt.Errorf("%w: signature is not by the identity key of %q", ErrProof, t.Proof.Subject)
 	}
 	p := t.Proof
