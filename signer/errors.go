@@ -1,12 +1,16 @@
 package signer
 
-import "errors"
+import (
+	"errors"
+
+	"github.com/apex-network/apex/spec/peermap"
+)
 
 // The reasons for a refusal. Every error of this package wraps one of them (errors.Is); its text says what was refused,
 // what was expected and what to do. ErrRollback and ErrFork are alarms: an honest controller never causes them.
 var (
 	// ErrTooLarge: the bytes exceed their cap; they were not read further.
-	ErrTooLarge = errors.New("too large")
+	ErrTooLarge = peermap.ErrTooLarge
 	// ErrFormat: the bytes are not the one canonical form of their type.
 	ErrFormat = errors.New("malformed")
 	// ErrType: a well-formed envelope of another payload type than the one asked for.
@@ -53,5 +57,5 @@ var (
 	ErrWrongZone    = errors.New("wrong zone")
 	ErrWrongNode    = errors.New("wrong node")
 	// ErrProof: the view is not a leaf of the signed manifest at that place.
-	ErrProof = errors.New("not part of the signed generation")
+	ErrProof = peermap.ErrProof
 )
