@@ -1,0 +1,209 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// SyncInterval is how often the embedded JetStream flushes its files to disk. A power cut may lose writes younger than
+// this, a crash of the process loses none. That suits what lives here: a lost status is reported again, a lost nonce is
+// older than its request may be after a reboot, and a serial is written to the generation's own file (which is flushed)
+// first.
+const SyncInterval = time.Second
+
+// startTimeout bounds the start of the embedded server and the first connection to an external one.
+const startTimeout = 10 * time.Second
+
+// NATS is a Store in JetStream.
+type NATS struct {
+	embedded *server.Server // nil: external
+	conn     *nats.Conn
+	js       jetstream.JetStream
+	replicas int
+}
+
+// Options say where JetStream is.
+type Options struct {
+	// URL of an external cluster, with credentials in CredentialsFile if it wants any. Empty: embedded, with files in Dir.
+	URL             string
+	CredentialsFile string
+	Dir             string
+	// Replicas per bucket on an external cluster; 0 means 1.
+	Replicas int
+	Logger   *slog.Logger
+}
+
+// OpenNATS starts or reaches JetStream. The embedded server listens nowhere: it is reached through memory.
+func OpenNATS(ctx context.Context, o Options) (*NATS, error) {
+	s := &NATS{replicas: max(o.Replicas, 1)}
+	opts := []nats.Option{
+		nats.Name("apex-controller"), nats.MaxReconnects(-1), nats.ReconnectWait(time.Second), nats.Timeout(startTimeout),
+		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { o.Logger.Warn("jetstream", "error", err) }),
+		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
+			if err != nil {
+				o.Logger.Warn("jetstream disconnected", "error", err)
+			}
+		}),
+		nats.ReconnectHandler(func(*nats.Conn) { o.Logger.Info("jetstream reconnected") }),
+	}
+	url := o.URL
+	if url == "" {
+		if err := s.startEmbedded(o); err != nil {
+			return nil, err
+		}
+		opts = append(opts, nats.InProcessServer(s.embedded))
+	} else if o.CredentialsFile != "" {
+		opts = append(opts, nats.UserCredentials(o.CredentialsFile))
+	}
+	if err := s.connect(ctx, url, opts); err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	return s, nil
+}
+
+func (s *NATS) startEmbedded(o Options) error {
+	if err := os.MkdirAll(o.Dir, 0o700); err != nil {
+		return fmt.Errorf("jetstream folder: %w", err)
+	}
+	srv, err := server.NewServer(&server.Options{
+		ServerName: "apex-controller", DontListen: true, JetStream: true, StoreDir: o.Dir, SyncInterval: SyncInterval,
+		NoSigs: true, NoLog: true, MaxPayload: 1 << 20, DisableJetStreamBanner: true,
+		JetStreamMaxMemory: 64 << 20, JetStreamMaxStore: 4 << 30,
+	})
+	if err != nil {
+		return fmt.Errorf("embedded jetstream: %w", err)
+	}
+	s.embedded = srv
+	srv.Start()
+	if !srv.ReadyForConnections(startTimeout) {
+		srv.Shutdown()
+		return fmt.Errorf("embedded jetstream in %s is not ready after %s: is another controller using the folder, or the disk full?", o.Dir, startTimeout)
+	}
+	return nil
+}
+
+func (s *NATS) connect(ctx context.Context, url string, opts []nats.Option) error {
+	conn, err := nats.Connect(url, opts...)
+	if err != nil {
+		return fmt.Errorf("connect to jetstream at %q: %w", url, err)
+	}
+	s.conn = conn
+	if s.js, err = jetstream.New(conn); err != nil {
+		return fmt.Errorf("jetstream: %w", err)
+	}
+	if _, err := s.js.AccountInfo(ctx); err != nil {
+		return fmt.Errorf("jetstream at %q: %w (is JetStream enabled for this account?)", url, err)
+	}
+	return nil
+}
+
+// Bucket implements Store.
+func (s *NATS) Bucket(ctx context.Context, cfg BucketConfig) (Bucket, error) {
+	kv, err := s.js.CreateOrUpdateKeyValue(ctx, jetstream.KeyValueConfig{
+		Bucket: cfg.Name, Description: cfg.Description, TTL: cfg.TTL, History: 1, Storage: jetstream.FileStorage,
+		MaxBytes: cfg.MaxBytes, MaxValueSize: cfg.MaxValueBytes, Replicas: s.replicas,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("bucket %s: %w", cfg.Name, err)
+	}
+	return &natsBucket{name: cfg.Name, kv: kv}, nil
+}
+
+// Ready implements Store.
+func (s *NATS) Ready() error {
+	if !s.conn.IsConnected() {
+		return fmt.Errorf("jetstream is %s", s.conn.Status())
+	}
+	return nil
+}
+
+// Close implements Store.
+func (s *NATS) Close() error {
+	if s.conn != nil {
+		s.conn.Close()
+	}
+	if s.embedded != nil {
+		s.embedded.Shutdown()
+		s.embedded.WaitForShutdown()
+	}
+	return nil
+}
+
+type natsBucket struct {
+	name string
+	kv   jetstream.KeyValue
+}
+
+func (b *natsBucket) fail(key string, err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, jetstream.ErrKeyNotFound):
+		err = ErrNotFound
+	case errors.Is(err, jetstream.ErrKeyExists):
+		err = ErrExists
+	}
+	return fmt.Errorf("%s/%s: %w", b.name, key, err)
+}
+
+func (b *natsBucket) Get(ctx context.Context, key string) ([]byte, error) {
+	e, err := b.kv.Get(ctx, key)
+	if err != nil {
+		return nil, b.fail(key, err)
+	}
+	return e.Value(), nil
+}
+
+func (b *natsBucket) Put(ctx context.Context, key string, value []byte) error {
+	_, err := b.kv.Put(ctx, key, value)
+	return b.fail(key, err)
+}
+
+func (b *natsBucket) Create(ctx context.Context, key string, value []byte) error {
+	_, err := b.kv.Create(ctx, key, value)
+	return b.fail(key, err)
+}
+
+func (b *natsBucket) Delete(ctx context.Context, key string) error {
+	err := b.kv.Purge(ctx, key)
+	if errors.Is(err, jetstream.ErrKeyNotFound) {
+		return nil
+	}
+	return b.fail(key, err)
+}
+
+func (b *natsBucket) Each(ctx context.Context, prefix string, f func(string, []byte) error) error {
+	pattern := ">"
+	if prefix != "" {
+		pattern = prefix + ".>"
+	}
+	w, err := b.kv.Watch(ctx, pattern, jetstream.IgnoreDeletes())
+	if err != nil {
+		return b.fail(prefix, err)
+	}
+	defer func() { _ = w.Stop() }()
+	for {
+		select {
+		case <-ctx.Done():
+			return b.fail(prefix, ctx.Err())
+		case e, ok := <-w.Updates():
+			if !ok {
+				return fmt.Errorf("%s/%s: listing ended early", b.name, prefix)
+			}
+			if e == nil { // end of the values there are
+				return nil
+			}
+			if err := f(e.Key(), e.Value()); err != nil {
+				return err
+			}
+		}
+	}
+}

@@ -1,0 +1,175 @@
+package store_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+
+	"github.com/apex-network/apex/controller/store"
+)
+
+func embedded(t *testing.T, dir string) store.Store {
+	t.Helper()
+	s, err := store.OpenNATS(t.Context(), store.Options{Dir: dir, Logger: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// external runs a server of its own on loopback and reaches it by URL.
+func external(t *testing.T) store.Store {
+	t.Helper()
+	srv, err := server.NewServer(&server.Options{
+		Host: "127.0.0.1", Port: server.RANDOM_PORT, JetStream: true, StoreDir: t.TempDir(), NoSigs: true, NoLog: true,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv.Start()
+	t.Cleanup(func() { srv.Shutdown(); srv.WaitForShutdown() })
+	if !srv.ReadyForConnections(10 * time.Second) {
+		t.Fatal("server is not ready")
+	}
+	s, err := store.OpenNATS(t.Context(), store.Options{URL: srv.ClientURL(), Logger: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func TestStoresBehaveAlike(t *testing.T) {
+	for name, open := range map[string]func(*testing.T) store.Store{
+		"memory":   func(*testing.T) store.Store { return store.NewMemory(time.Now) },
+		"embedded": func(t *testing.T) store.Store { return embedded(t, t.TempDir()) },
+		"external": external,
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := open(t)
+			defer s.Close()
+			if err := s.Ready(); err != nil {
+				t.Fatal(err)
+			}
+			b, err := s.Bucket(t.Context(), store.BucketConfig{Name: "status", MaxValueBytes: 1 << 10})
+			if err != nil {
+				t.Fatal(err)
+			}
+			exercise(t, b)
+			again, err := s.Bucket(t.Context(), store.BucketConfig{Name: "status", MaxValueBytes: 1 << 10})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if v, err := again.Get(t.Context(), "net.zone.a"); err != nil || string(v) != "2" {
+				t.Fatalf("reopened bucket: %q, %v", v, err)
+			}
+		})
+	}
+}
+
+func exercise(t *testing.T, b store.Bucket) {
+	ctx := t.Context()
+	if _, err := b.Get(ctx, "net.zone.a"); !errors.Is(err, store.ErrNotFound) {
+		t.Fatalf("empty get: %v", err)
+	}
+	for _, v := range []string{"1", "2"} {
+		if err := b.Put(ctx, "net.zone.a", []byte(v)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := b.Put(ctx, "network.zone.b", []byte("3")); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.Put(ctx, "net.big", make([]byte, 2<<10)); err == nil {
+		t.Fatal("a value over the limit was stored")
+	}
+	got := map[string]string{}
+	if err := b.Each(ctx, "net", func(k string, v []byte) error { got[k] = string(v); return nil }); err != nil {
+		t.Fatal(err)
+	}
+	if len(got) != 1 || got["net.zone.a"] != "2" {
+		t.Fatalf("below net: %v", got)
+	}
+	if err := b.Delete(ctx, "network.zone.b"); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.Delete(ctx, "network.zone.b"); err != nil {
+		t.Fatalf("second delete: %v", err)
+	}
+	if _, err := b.Get(ctx, "network.zone.b"); !errors.Is(err, store.ErrNotFound) {
+		t.Fatalf("deleted get: %v", err)
+	}
+	var won atomic.Int32
+	var wg sync.WaitGroup
+	for i := range 8 {
+		wg.Go(func() {
+			switch err := b.Create(ctx, "net.nonce", fmt.Append(nil, i)); {
+			case err == nil:
+				won.Add(1)
+			case !errors.Is(err, store.ErrExists):
+				t.Errorf("create: %v", err)
+			}
+		})
+	}
+	wg.Wait()
+	if won.Load() != 1 {
+		t.Fatalf("%d creations of one key succeeded", won.Load())
+	}
+	canceled, cancel := context.WithCancel(ctx)
+	cancel()
+	if err := b.Put(canceled, "net.zone.a", nil); err == nil {
+		t.Fatal("a canceled write succeeded")
+	}
+}
+
+func TestEmbeddedSurvivesRestart(t *testing.T) {
+	dir := t.TempDir()
+	s := embedded(t, dir)
+	b, err := s.Bucket(t.Context(), store.BucketConfig{Name: "status"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := b.Put(t.Context(), "a", []byte("kept")); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s = embedded(t, dir)
+	defer s.Close()
+	if b, err = s.Bucket(t.Context(), store.BucketConfig{Name: "status"}); err != nil {
+		t.Fatal(err)
+	}
+	if v, err := b.Get(t.Context(), "a"); err != nil || string(v) != "kept" {
+		t.Fatalf("after restart: %q, %v", v, err)
+	}
+}
+
+func TestUnreachableStoreSaysSo(t *testing.T) {
+	_, err := store.OpenNATS(t.Context(), store.Options{URL: "nats://127.0.0.1:1", Logger: slog.New(slog.DiscardHandler)})
+	if err == nil {
+		t.Fatal("no error from a port nobody listens on")
+	}
+}
+
+func TestMemoryForgetsAfterTTL(t *testing.T) {
+	now := time.Unix(1000, 0)
+	s := store.NewMemory(func() time.Time { return now })
+	b, err := s.Bucket(t.Context(), store.BucketConfig{Name: "nonces", TTL: time.Minute})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := b.Create(t.Context(), "n", nil); err != nil {
+		t.Fatal(err)
+	}
+	now = now.Add(time.Minute)
+	if err := b.Create(t.Context(), "n", nil); err != nil {
+		t.Fatalf("after its TTL: %v", err)
+	}
+}
