@@ -67,8 +67,9 @@ func (e *Envelope) Encode() ([]byte, error) {
 // `ssh-keygen -Y sign -n apex-root@v1` over it gives a signature for AttachSSH.
 func (e *Envelope) PAE() []byte { return PAE(e.PayloadType, e.Payload) }
 
-// with gives a copy of e that carries sig too, sorted in. A second signature of a key replaces the first.
-func (e *Envelope) with(sig Signature) *Envelope {
+// With gives a copy of e that carries sig too, sorted in; a second signature of a key replaces the first. It verifies
+// nothing: Root's Check… methods do.
+func (e *Envelope) With(sig Signature) *Envelope {
 	out := &Envelope{PayloadType: e.PayloadType, Payload: e.Payload, Signatures: make([]Signature, 0, len(e.Signatures)+1)}
 	for _, s := range e.Signatures {
 		if s.KeyID != sig.KeyID {

@@ -21,8 +21,6 @@ const (
 	MaxPattern   = 1_024
 	// MaxStateBytes bounds a persisted State: thousands of trust root versions.
 	MaxStateBytes = 16 << 20
-	// MaxApplyBytes bounds one signed apply request.
-	MaxApplyBytes = 8 << 10
 	// MinRSABits and MaxRSABits are the RSA sizes that count: smaller ones can be broken, larger ones only cost time.
 	MinRSABits = 2_048
 	MaxRSABits = 8_192
@@ -30,7 +28,3 @@ const (
 
 // MaxClockSkew is how far in the future a signed instant may lie, so that clocks need not agree to the second.
 const MaxClockSkew = 2 * time.Minute
-
-// MaxApplyAge is how long after its issue an apply request may arrive. The receiver remembers nonces this long, plus
-// MaxClockSkew.
-const MaxApplyAge = 2 * time.Minute

@@ -104,8 +104,8 @@ func (k PublicKey) Fingerprint() string {
 
 func (k PublicKey) String() string { return string(k.kind) + " key " + k.Fingerprint() }
 
-// verifyPAE checks an envelope signature: raw for Ed25519 keys, SSHSIG in namespace for SSH keys.
-func (k PublicKey) verifyPAE(pae, sig []byte, namespace string) error {
+// verifyPAE checks an envelope signature: raw for Ed25519 keys; for SSH keys an SSHSIG, which only trust roots take.
+func (k PublicKey) verifyPAE(pae, sig []byte) error {
 	switch k.kind {
 	case KindEd25519:
 		if !ed25519.Verify(k.raw, pae, sig) {
@@ -113,7 +113,7 @@ func (k PublicKey) verifyPAE(pae, sig []byte, namespace string) error {
 		}
 		return nil
 	case KindSSH:
-		return verifySSHBlob(k, namespace, pae, sig)
+		return verifySSHBlob(k, NamespaceRoot, pae, sig)
 	}
 	return fmt.Errorf("%w: a %s key cannot sign envelopes", ErrSignature, k.kind)
 }

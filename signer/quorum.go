@@ -164,7 +164,7 @@ func (r *Root) count(env *Envelope, payloadType, what string, names []string) (Q
 		if !ok || !slices.Contains(names, name) {
 			continue
 		}
-		if err := index.keys[name].verifyPAE(pae, sig.Sig, NamespaceRoot); err != nil {
+		if err := index.keys[name].verifyPAE(pae, sig.Sig); err != nil {
 			return q, fmt.Errorf("%s: signature of key %s: %w", what, name, err)
 		}
 		if !slices.Contains(q.Signed, name) {

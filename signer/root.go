@@ -13,7 +13,6 @@ import (
 // Payload types of the documents this package defines.
 const (
 	RootType  = "application/vnd.apex.root.v1+json"
-	ApplyType = "application/vnd.apex.apply.v1+json"
 	StateType = "application/vnd.apex.state.v1+json"
 )
 
@@ -49,7 +48,7 @@ type Root struct {
 	Witnesses Role `json:"witnesses"`
 	// Timestamp signs that a manifest is current. Ed25519 keys.
 	Timestamp Role `json:"timestamp"`
-	// Appliers may ask the controller to take a commit now; one signature suffices. SSH keys.
+	// Appliers may ask the controller to take a commit now. SSH keys.
 	Appliers Role `json:"appliers"`
 	// Routes are sorted by zone, then prefix list.
 	Routes   []RouteClaim `json:"routes"`

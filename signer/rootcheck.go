@@ -204,7 +204,7 @@ func (c *rootChecker) routes() {
 	}
 }
 
-// isName takes 1 to MaxName letters, digits and . _ @ + -, so that names survive in messages, logs and file names.
+// isName takes 1 to MaxName letters, digits and, after the first, . _ @ + -, so that names survive in messages, logs and file names.
 func isName(s string) bool {
 	if s == "" || len(s) > peermap.MaxName {
 		return false
@@ -213,7 +213,7 @@ func isName(s string) bool {
 		c := s[i]
 		switch {
 		case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9':
-		case (c == '.' || c == '_' || c == '@' || c == '+' || c == '-') && (i > 0 || c == '_'):
+		case (c == '.' || c == '_' || c == '@' || c == '+' || c == '-') && i > 0:
 		default:
 			return false
 		}

@@ -12,16 +12,16 @@ import (
 // error the old one stays as it is, so whatever fails verification changes nothing (fail static). States share their
 // parts; copying one is cheap.
 //
-//	                 WithRoot (pinned)            WithTimestamp               WithManifest
-//	   ┌───────────┐              ┌────────────┐               ┌────────────┐              ┌─────────────┐
-//	   │ Pinned    │─────────────▶│ Rooted     │──────────────▶│ Announced  │─────────────▶│ Current     │
-//	   │ no root   │              │ no manifest│               │ named, not │              │ views can be│
-//	   └───────────┘              └────────────┘               │ held       │              │ checked     │
-//	                                 │      ▲                  └────────────┘              └─────────────┘
-//	                                 └──────┘                     │  ▲   ▲ WithTimestamp          │  │ ▲
-//	                                 WithRoot (next)              └──┘   │ (higher serial)        │  └─┘ WithTimestamp
-//	                                                           WithRoot, └────────────────────────┘   (same manifest),
-//	                                                           WithTimestamp                          WithRoot
+//	              WithRoot (pinned)            WithTimestamp               WithManifest
+//	┌───────────┐              ┌────────────┐               ┌────────────┐              ┌─────────────┐
+//	│ Pinned    │─────────────▶│ Rooted     │──────────────▶│ Announced  │─────────────▶│ Current     │
+//	│ no root   │              │ no manifest│               │ named, not │              │ views can be│
+//	└───────────┘              └────────────┘               │ held       │              │ checked     │
+//	                              │      ▲                  └────────────┘              └─────────────┘
+//	                              └──────┘                     │  ▲   ▲ WithTimestamp          │  │ ▲
+//	                              WithRoot (next)              └──┘   │ (higher serial)        │  └─┘ WithTimestamp
+//	                                                        WithRoot, └────────────────────────┘   (same manifest),
+//	                                                        WithTimestamp                          WithRoot
 //
 // A manifest stays in force until the next is accepted, through Announced, through expiry and through a new root: only
 // Freshness tells that it is stale. What counts as newer is (root epoch, serial, issued), compared in that order:
