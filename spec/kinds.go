@@ -22,28 +22,44 @@ const (
 )
 
 // Metadata names a document. Zone is required for Node, Policy and PolicyTest and forbidden elsewhere.
+//
+// The tags of the kinds are the one source of their schema: a yaml tag without omitempty makes a field required, and an
+// apex tag bounds its value (see bounds in shape.go). The loader enforces both, schemas/ is generated from both.
 type Metadata struct {
-	Name        string            `yaml:"name" json:"name"`
-	Zone        string            `yaml:"zone,omitempty" json:"zone,omitempty"`
-	Labels      map[string]string `yaml:"labels,omitempty" json:"labels,omitempty"`
-	Annotations map[string]string `yaml:"annotations,omitempty" json:"annotations,omitempty"`
+	// Name is a DNS-1123 label, unique among the documents of its kind (and zone).
+	Name string `yaml:"name" json:"name" apex:"name"`
+	// Zone is the name of the zone the document belongs to.
+	Zone string `yaml:"zone,omitempty" json:"zone,omitempty" apex:"name"`
+	// Labels are what selectors select nodes by.
+	Labels map[string]string `yaml:"labels,omitempty" json:"labels,omitempty" apex:"labels"`
+	// Annotations are notes for people and tools; Apex gives them no meaning.
+	Annotations map[string]string `yaml:"annotations,omitempty" json:"annotations,omitempty" apex:"annotations"`
 }
 
 // Network is the repository as a whole: exactly one per repository.
 type Network struct {
 	Metadata Metadata    `yaml:"metadata" json:"metadata"`
-	Spec     NetworkSpec `yaml:"spec" json:"spec"`
+	Spec     NetworkSpec `yaml:"spec,omitempty" json:"spec,omitempty"`
 }
 
 // NetworkSpec holds what is true of every zone.
 type NetworkSpec struct {
 	// MaxShrinkPercent is the share of a zone's nodes that one change may take away without the signed trailer
 	// `Apex-Allow-Shrink: <zone>`. Default 30; emptying a zone always needs the trailer.
-	MaxShrinkPercent int `yaml:"maxShrinkPercent,omitempty" json:"maxShrinkPercent,omitempty"`
+	MaxShrinkPercent int `yaml:"maxShrinkPercent,omitempty" json:"maxShrinkPercent,omitempty" apex:"min=1,max=100"`
 }
 
 // Default is what a zone does with traffic that no rule names.
 type Default string
+
+// What holds where a document is silent.
+const (
+	DefaultMaxShrinkPercent  = 30
+	DefaultListenPort        = 51820
+	DefaultMTU               = 1420
+	DefaultManifestValidity  = 168 * time.Hour
+	DefaultTimestampValidity = 10 * time.Minute
+)
 
 // Zone defaults. DefaultDeny is assumed when the field is absent.
 const (
@@ -60,16 +76,17 @@ type Zone struct {
 // ZoneSpec describes a zone's addresses and the defaults of its interfaces.
 type ZoneSpec struct {
 	// Ranges are the prefixes node addresses come from: IPv4, IPv6 or both.
-	Ranges []netip.Prefix `yaml:"ranges" json:"ranges"`
+	Ranges []netip.Prefix `yaml:"ranges" json:"ranges" apex:"items=1-16"`
 	// Dynamic are the parts of Ranges kept for enrolled nodes; a Node document may not use them.
-	Dynamic []netip.Prefix `yaml:"dynamic,omitempty" json:"dynamic,omitempty"`
-	Default Default        `yaml:"default,omitempty" json:"default,omitempty"`
+	Dynamic []netip.Prefix `yaml:"dynamic,omitempty" json:"dynamic,omitempty" apex:"items=0-16"`
+	// Default is what happens to traffic between the zone's nodes that no rule names: deny (the default) or mesh.
+	Default Default `yaml:"default,omitempty" json:"default,omitempty" apex:"enum=deny|mesh"`
 	// ListenPort is the UDP port of the zone's interface on every node unless the node says otherwise. Default 51820.
-	ListenPort uint16 `yaml:"listenPort,omitempty" json:"listenPort,omitempty"`
+	ListenPort uint16 `yaml:"listenPort,omitempty" json:"listenPort,omitempty" apex:"min=1,max=65535"`
 	// MTU of the zone's interfaces in bytes, 1280 to 9000. Default 1420.
-	MTU int `yaml:"mtu,omitempty" json:"mtu,omitempty"`
+	MTU int `yaml:"mtu,omitempty" json:"mtu,omitempty" apex:"min=1280,max=9000"`
 	// Keepalive is the WireGuard persistent keepalive, whole seconds, 0 (off) to 65535s. Default 0.
-	Keepalive Duration `yaml:"keepalive,omitempty" json:"keepalive,omitempty"`
+	Keepalive Duration `yaml:"keepalive,omitempty" json:"keepalive,omitempty" apex:"min=0s,max=65535s,seconds"`
 	// Suspend freezes the zone's published generation.
 	Suspend bool `yaml:"suspend,omitempty" json:"suspend,omitempty"`
 }
@@ -82,16 +99,20 @@ type Node struct {
 
 // NodeSpec is what the network says of one node; the host itself can add nothing to it.
 type NodeSpec struct {
-	Addresses []netip.Addr `yaml:"addresses" json:"addresses"`
+	// Addresses are the node's own in the zone: at least one, inside the zone's ranges and outside its dynamic ones.
+	Addresses []netip.Addr `yaml:"addresses" json:"addresses" apex:"items=1-16"`
 	// PublicKey is the WireGuard key: 32 bytes, standard base64.
 	PublicKey Key `yaml:"publicKey" json:"publicKey"`
 	// IdentityKey is the Ed25519 key with which the node proves itself to the controller: 32 bytes, standard base64.
 	IdentityKey Key `yaml:"identityKey" json:"identityKey"`
 	// Endpoints are static host:port pairs where peers may reach the node, best first. A host is an IP or a DNS name.
-	Endpoints  []string    `yaml:"endpoints,omitempty" json:"endpoints,omitempty"`
-	Routes     []NodeRoute `yaml:"routes,omitempty" json:"routes,omitempty"`
-	ListenPort uint16      `yaml:"listenPort,omitempty" json:"listenPort,omitempty"`
-	Keepalive  *Duration   `yaml:"keepalive,omitempty" json:"keepalive,omitempty"`
+	Endpoints []string `yaml:"endpoints,omitempty" json:"endpoints,omitempty" apex:"endpoint,items=0-16,unique"`
+	// Routes are the prefixes behind the node that others may reach through it.
+	Routes []NodeRoute `yaml:"routes,omitempty" json:"routes,omitempty" apex:"items=0-1024"`
+	// ListenPort overrides the zone's.
+	ListenPort uint16 `yaml:"listenPort,omitempty" json:"listenPort,omitempty" apex:"min=1,max=65535"`
+	// Keepalive overrides the zone's.
+	Keepalive *Duration `yaml:"keepalive,omitempty" json:"keepalive,omitempty" apex:"min=0s,max=65535s,seconds"`
 	// Relay marks a node that may forward for others (used once relays exist).
 	Relay bool `yaml:"relay,omitempty" json:"relay,omitempty"`
 }
@@ -99,9 +120,12 @@ type NodeSpec struct {
 // NodeRoute is a prefix behind a node. Two nodes may claim overlapping prefixes only if both say Shared; the lowest
 // Priority, then the lexically first name, carries the traffic.
 type NodeRoute struct {
-	Prefix   netip.Prefix `yaml:"prefix" json:"prefix"`
-	Shared   bool         `yaml:"shared,omitempty" json:"shared,omitempty"`
-	Priority int          `yaml:"priority,omitempty" json:"priority,omitempty"`
+	// Prefix is what lies behind the node; the trust root must let the zone claim it.
+	Prefix netip.Prefix `yaml:"prefix" json:"prefix"`
+	// Shared says that other nodes may claim the prefix too.
+	Shared bool `yaml:"shared,omitempty" json:"shared,omitempty"`
+	// Priority orders nodes that share a prefix: the lowest carries the traffic. Default 0.
+	Priority int `yaml:"priority,omitempty" json:"priority,omitempty" apex:"min=0,max=1000000"`
 }
 
 // Policy is a list of allow rules in one zone.
@@ -112,15 +136,19 @@ type Policy struct {
 
 // PolicySpec holds allow rules; there is no deny rule, so the order of rules and files means nothing.
 type PolicySpec struct {
-	Allow []Rule `yaml:"allow" json:"allow"`
+	// Allow lists the rules; their order means nothing.
+	Allow []Rule `yaml:"allow" json:"allow" apex:"items=0-4096"`
 }
 
 // Rule allows new flows from any source selector to any destination selector on the given ports (none: every
 // protocol and port). Replies are part of the flow.
 type Rule struct {
-	From  []Selector `yaml:"from" json:"from"`
-	To    []Selector `yaml:"to" json:"to"`
-	Ports []Port     `yaml:"ports,omitempty" json:"ports,omitempty"`
+	// From selects who may begin a flow.
+	From []Selector `yaml:"from" json:"from" apex:"items=1-256"`
+	// To selects whom the flow may reach.
+	To []Selector `yaml:"to" json:"to" apex:"items=1-256"`
+	// Ports are those the flow may reach; none means every protocol and port.
+	Ports []Port `yaml:"ports,omitempty" json:"ports,omitempty" apex:"items=1-256,unique"`
 	// NotAfter is the instant (RFC 3339) from which the rule no longer allows anything.
 	NotAfter *time.Time `yaml:"notAfter,omitempty" json:"notAfter,omitempty"`
 }
@@ -130,14 +158,14 @@ type Selector struct {
 	// Any selects every node of the zone (not the prefixes behind them).
 	Any bool `yaml:"any,omitempty" json:"any,omitempty"`
 	// Node selects one node by name.
-	Node string `yaml:"node,omitempty" json:"node,omitempty"`
+	Node string `yaml:"node,omitempty" json:"node,omitempty" apex:"name"`
 	// Labels selects nodes that carry every one of these labels.
-	Labels map[string]string `yaml:"labels,omitempty" json:"labels,omitempty"`
+	Labels map[string]string `yaml:"labels,omitempty" json:"labels,omitempty" apex:"labels"`
 	// CIDR selects addresses behind subnet routers: a prefix equal to or inside some node's route.
 	CIDR netip.Prefix `yaml:"cidr,omitempty" json:"cidr,omitempty"`
 	// Group and User select enrolled nodes by identity; they match nothing until identities exist.
-	Group string `yaml:"group,omitempty" json:"group,omitempty"`
-	User  string `yaml:"user,omitempty" json:"user,omitempty"`
+	Group string `yaml:"group,omitempty" json:"group,omitempty" apex:"identity"`
+	User  string `yaml:"user,omitempty" json:"user,omitempty" apex:"identity"`
 }
 
 // PolicyTest asserts what the policy must allow and must deny. Endpoints are node names, or addresses or prefixes
@@ -149,15 +177,20 @@ type PolicyTest struct {
 
 // PolicyTestSpec lists the assertions.
 type PolicyTestSpec struct {
-	Allow []Assertion `yaml:"allow,omitempty" json:"allow,omitempty"`
-	Deny  []Assertion `yaml:"deny,omitempty" json:"deny,omitempty"`
+	// Allow lists flows that the policy must allow.
+	Allow []Assertion `yaml:"allow,omitempty" json:"allow,omitempty" apex:"items=0-4096"`
+	// Deny lists flows that the policy must not allow.
+	Deny []Assertion `yaml:"deny,omitempty" json:"deny,omitempty" apex:"items=0-4096"`
 }
 
 // Assertion is one flow. No ports: for allow, every port must be allowed; for deny, no port may be.
 type Assertion struct {
-	From  string `yaml:"from" json:"from"`
-	To    string `yaml:"to" json:"to"`
-	Ports []Port `yaml:"ports,omitempty" json:"ports,omitempty"`
+	// From is where the flow begins: a node, or an address or prefix behind a router.
+	From string `yaml:"from" json:"from"`
+	// To is where the flow ends, named as From is.
+	To string `yaml:"to" json:"to"`
+	// Ports are those the assertion is about.
+	Ports []Port `yaml:"ports,omitempty" json:"ports,omitempty" apex:"items=1-256,unique"`
 }
 
 // TrustRoot says whose signatures count for what. The YAML is what people review; its canonical JSON form
@@ -169,59 +202,78 @@ type TrustRoot struct {
 
 // TrustRootSpec lists keys once and then gives them roles by name.
 type TrustRootSpec struct {
-	Version int `yaml:"version" json:"version"`
+	// Version counts roots from 1; each is signed by the one before.
+	Version int `yaml:"version" json:"version" apex:"min=1,max=2147483647"`
 	// Epoch orders generations before their serial does; raising it recovers from a fast-forward attack.
-	Epoch int `yaml:"epoch" json:"epoch"`
+	Epoch int `yaml:"epoch" json:"epoch" apex:"min=0,max=2147483647"`
 	// Expires is the instant after which this root warns and must be rotated.
-	Expires     *time.Time       `yaml:"expires,omitempty" json:"expires,omitempty"`
-	Keys        []TrustKey       `yaml:"keys" json:"keys"`
-	Root        Role             `yaml:"root" json:"root"`
-	Maintainers []MaintainerRule `yaml:"maintainers" json:"maintainers"`
+	Expires *time.Time `yaml:"expires,omitempty" json:"expires,omitempty"`
+	// Keys are all keys that any role names.
+	Keys []TrustKey `yaml:"keys" json:"keys" apex:"items=1-256"`
+	// Root keys sign trust roots, offline.
+	Root Role `yaml:"root" json:"root"`
+	// Maintainers may change the documents under their paths.
+	Maintainers []MaintainerRule `yaml:"maintainers" json:"maintainers" apex:"items=0-1024"`
 	// Forge keys sign merges as an envelope only; they never authorise content.
-	Forge     Role `yaml:"forge,omitempty" json:"forge,omitempty"`
-	Manifest  Role `yaml:"manifest" json:"manifest"`
+	Forge Role `yaml:"forge,omitempty" json:"forge,omitempty"`
+	// Manifest keys sign generations. Signatures of witnesses count towards the threshold too, beside at least one of these.
+	Manifest Role `yaml:"manifest" json:"manifest"`
+	// Witnesses recompile a commit and co-sign its manifest.
 	Witnesses Role `yaml:"witnesses,omitempty" json:"witnesses,omitempty"`
+	// Timestamp keys state that a manifest is still the current one.
 	Timestamp Role `yaml:"timestamp" json:"timestamp"`
-	Appliers  Role `yaml:"appliers,omitempty" json:"appliers,omitempty"`
+	// Appliers may ask a controller to take a commit now.
+	Appliers Role `yaml:"appliers,omitempty" json:"appliers,omitempty"`
 	// Routes says which prefixes outside its ranges a zone's nodes may claim.
-	Routes   []RouteClaim `yaml:"routes,omitempty" json:"routes,omitempty"`
-	Validity Validity     `yaml:"validity,omitempty" json:"validity,omitempty"`
+	Routes []RouteClaim `yaml:"routes,omitempty" json:"routes,omitempty" apex:"items=0-1024"`
+	// Validity is how long signatures live.
+	Validity Validity `yaml:"validity,omitempty" json:"validity,omitempty"`
 }
 
 // TrustKey is one public key: exactly one of SSH, OpenPGP and Ed25519 is set.
 type TrustKey struct {
-	Name string `yaml:"name" json:"name"`
+	// Name is what roles call the key.
+	Name string `yaml:"name" json:"name" apex:"name"`
 	// SSH is an authorized_keys line without options.
 	SSH string `yaml:"ssh,omitempty" json:"ssh,omitempty"`
 	// OpenPGP is an ASCII-armoured public key.
-	OpenPGP string `yaml:"openpgp,omitempty" json:"openpgp,omitempty"`
+	OpenPGP string `yaml:"openpgp,omitempty" json:"openpgp,omitempty" apex:"multiline"`
 	// Ed25519 is a raw key, 32 bytes of standard base64: controllers and witnesses.
 	Ed25519 Key `yaml:"ed25519,omitempty" json:"ed25519,omitempty"`
 }
 
 // Role names the keys that hold it and how many distinct ones must sign (0 means 1).
 type Role struct {
-	Keys      []string `yaml:"keys" json:"keys"`
-	Threshold int      `yaml:"threshold,omitempty" json:"threshold,omitempty"`
+	// Keys are names from spec.keys.
+	Keys []string `yaml:"keys" json:"keys" apex:"name,items=1-256,unique"`
+	// Threshold is how many distinct keys must sign. Default 1.
+	Threshold int `yaml:"threshold,omitempty" json:"threshold,omitempty" apex:"min=1,max=256"`
 }
 
 // MaintainerRule lets keys change paths. Paths are slash-separated globs in which `**` crosses folders.
 type MaintainerRule struct {
-	Name  string   `yaml:"name" json:"name"`
-	Keys  []string `yaml:"keys" json:"keys"`
-	Paths []string `yaml:"paths" json:"paths"`
+	// Name is what refusals call the rule.
+	Name string `yaml:"name" json:"name" apex:"name"`
+	// Keys are names from spec.keys.
+	Keys []string `yaml:"keys" json:"keys" apex:"name,items=1-256,unique"`
+	// Paths are globs such as zones/prod/**.
+	Paths []string `yaml:"paths" json:"paths" apex:"glob,items=1-256,unique"`
 	// Zones, when set, additionally limits which zones the documents in Paths may name.
-	Zones []string `yaml:"zones,omitempty" json:"zones,omitempty"`
+	Zones []string `yaml:"zones,omitempty" json:"zones,omitempty" apex:"name,items=1-256,unique"`
 }
 
 // RouteClaim lets one zone's nodes carry routes inside Prefixes.
 type RouteClaim struct {
-	Zone     string         `yaml:"zone" json:"zone"`
-	Prefixes []netip.Prefix `yaml:"prefixes" json:"prefixes"`
+	// Zone is the zone whose nodes may carry routes.
+	Zone string `yaml:"zone" json:"zone" apex:"name"`
+	// Prefixes are what the routes must lie in.
+	Prefixes []netip.Prefix `yaml:"prefixes" json:"prefixes" apex:"items=1-4096,unique"`
 }
 
 // Validity is how long signatures live. Defaults: manifest 168h, timestamp 10m.
 type Validity struct {
-	Manifest  Duration `yaml:"manifest,omitempty" json:"manifest,omitempty"`
-	Timestamp Duration `yaml:"timestamp,omitempty" json:"timestamp,omitempty"`
+	// Manifest is the life of a manifest's signature. Default 168h.
+	Manifest Duration `yaml:"manifest,omitempty" json:"manifest,omitempty" apex:"min=1s,max=8784h,seconds"`
+	// Timestamp is the life of a timestamp. Default 10m.
+	Timestamp Duration `yaml:"timestamp,omitempty" json:"timestamp,omitempty" apex:"min=1s,max=8784h,seconds"`
 }

@@ -45,8 +45,10 @@ type Position struct {
 // String gives file:line:col, leaving out what is unknown.
 func (p Position) String() string {
 	switch {
-	case p.File == "":
+	case p.File == "" && p.Line == 0:
 		return "repository"
+	case p.File == "":
+		return fmt.Sprintf("%d:%d", p.Line, p.Column)
 	case p.Line == 0:
 		return p.File
 	}

@@ -1,0 +1,217 @@
+package spec
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"slices"
+
+	"gopkg.in/yaml.v3"
+)
+
+// ErrFormat says that a file could not be formatted without changing what it says, so that it is left alone.
+var ErrFormat = errors.New("cannot be formatted without loss")
+
+// Format writes a file in canonical form: the keys of each kind in their order, two spaces of indent, one `---` between
+// documents. Comments and the style of each value stay. It is idempotent. The error is a diag.List's Err if the text is
+// not YAML that the language allows (unknown fields and references are no concern of Format), or ErrFormat.
+func Format(src []byte) ([]byte, error) {
+	once, err := formatOnce(src)
+	if err != nil {
+		return nil, err
+	}
+	// The YAML library moves some comments on the first pass; accept the result only once it has settled.
+	for range 3 {
+		twice, err := formatOnce(once)
+		if err != nil {
+			return nil, fmt.Errorf("%w: %w", ErrFormat, err)
+		}
+		if bytes.Equal(once, twice) {
+			return once, sameMeaning(src, once)
+		}
+		once = twice
+	}
+	return nil, fmt.Errorf("%w: its comments do not settle", ErrFormat)
+}
+
+func formatOnce(src []byte) ([]byte, error) {
+	pieces, trees, err := formatInput(src)
+	if err != nil {
+		return nil, err
+	}
+	if len(pieces) == 0 {
+		return src, nil // nothing but comments
+	}
+	var out bytes.Buffer
+	for i, p := range pieces {
+		head, _ := cutHead(p.data)
+		if i > 0 {
+			out.WriteString("---\n")
+		}
+		out.Write(head)
+		if kind := lookup(trees[i], "kind"); kind != nil {
+			if info := kindNamed(kind.Value); info != nil {
+				order(trees[i], info.shape, "apiVersion", "kind")
+			}
+		}
+		if err := encodeTree(&out, trees[i]); err != nil {
+			return nil, fmt.Errorf("%w: %w", ErrFormat, err)
+		}
+	}
+	return out.Bytes(), nil
+}
+
+// formatInput parses and lints all documents of src, without the comments before their first line.
+func formatInput(src []byte) ([]piece, []*yaml.Node, error) {
+	var out sink
+	pieces, _ := cutFile(File{Data: src}, &out)
+	var trees []*yaml.Node
+	for _, p := range pieces {
+		if p.broken {
+			continue
+		}
+		_, body := cutHead(p.data)
+		skipped := bytes.Count(p.data[:len(p.data)-len(body)], []byte("\n"))
+		d := decoder{line: p.line + skipped, data: body, marks: bytes.IndexByte(body, '!') >= 0, sink: &out}
+		root, line, f := parseTree(body)
+		if f != nil {
+			d.report(&yaml.Node{Line: line, Column: columnOfText(body, line)}, f)
+			continue
+		}
+		d.lint(root, 1)
+		trees = append(trees, root)
+	}
+	if err := out.finish("").Err(); err != nil {
+		return nil, nil, err
+	}
+	return pieces, trees, nil
+}
+
+// cutHead takes markers and comments before the first line of content off a document's text. It drops blank lines and
+// markers from the head, so that a modeline stays on top whatever becomes of the first key.
+func cutHead(data []byte) (head, body []byte) {
+	for len(data) > 0 {
+		line, rest, _ := bytes.Cut(data, []byte("\n"))
+		text := bytes.TrimSpace(line)
+		switch {
+		case isMarker(line, "---") && (len(text) == 3 || bytes.HasPrefix(bytes.TrimLeft(text[3:], " "), []byte("#"))):
+			text = bytes.TrimLeft(text[3:], " ")
+		case len(text) > 0 && text[0] != '#':
+			return head, data
+		}
+		if len(text) > 0 {
+			head = append(append(head, text...), '\n')
+		}
+		data = rest
+	}
+	return head, data
+}
+
+// order sorts the keys of n as the fields of s stand; keys in first come before them, unknown ones after them.
+func order(n *yaml.Node, s *shape, first ...string) {
+	switch {
+	case s.form == listForm && n.Kind == yaml.SequenceNode:
+		for _, c := range n.Content {
+			order(c, s.elem)
+		}
+		return
+	case s.form != structForm || n.Kind != yaml.MappingNode:
+		return
+	}
+	type pair struct {
+		rank       int
+		key, value *yaml.Node
+	}
+	pairs := make([]pair, 0, len(n.Content)/2)
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		p := pair{len(first) + len(s.fields), n.Content[i], n.Content[i+1]}
+		if at := slices.Index(first, p.key.Value); at >= 0 {
+			p.rank = at
+		} else if at, ok := s.byName[p.key.Value]; ok {
+			p.rank = len(first) + at
+			order(p.value, s.fields[at].shape)
+		}
+		pairs = append(pairs, p)
+	}
+	slices.SortStableFunc(pairs, func(a, b pair) int { return a.rank - b.rank })
+	n.Content = n.Content[:0]
+	for _, p := range pairs {
+		n.Content = append(n.Content, p.key, p.value)
+	}
+}
+
+// sameMeaning checks that b says what a says: equal trees but for the order of keys, and the same comments.
+func sameMeaning(a, b []byte) error {
+	_, x, err := formatInput(a)
+	if err != nil {
+		return err
+	}
+	_, y, err := formatInput(b)
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrFormat, err)
+	}
+	if !slices.EqualFunc(x, y, sameTree) {
+		return fmt.Errorf("%w: its values would change", ErrFormat)
+	}
+	if !slices.Equal(commentsOf(a, x), commentsOf(b, y)) {
+		return fmt.Errorf("%w: a comment would be lost", ErrFormat)
+	}
+	return nil
+}
+
+func sameTree(a, b *yaml.Node) bool {
+	if a.Kind != b.Kind || a.Tag != b.Tag || a.Value != b.Value || len(a.Content) != len(b.Content) {
+		return false
+	}
+	if a.Kind != yaml.MappingNode {
+		return slices.EqualFunc(a.Content, b.Content, sameTree)
+	}
+	values := make(map[string]*yaml.Node, len(a.Content)/2)
+	for i := 0; i+1 < len(a.Content); i += 2 {
+		values[a.Content[i].Value] = a.Content[i+1]
+	}
+	for i := 0; i+1 < len(b.Content); i += 2 {
+		v := values[b.Content[i].Value]
+		if v == nil || !sameTree(v, b.Content[i+1]) {
+			return false
+		}
+	}
+	return true
+}
+
+// commentsOf lists the lines of comments in sorted order. What stands in comment-only lines is found in the text itself,
+// lest the parser has dropped it, less the lines of block scalars, which the trees know.
+func commentsOf(src []byte, trees []*yaml.Node) []string {
+	var all []string
+	block := map[string]int{}
+	var walk func(n *yaml.Node)
+	walk = func(n *yaml.Node) {
+		if n.LineComment != "" {
+			all = append(all, n.LineComment)
+		}
+		if n.Kind == yaml.ScalarNode {
+			for line := range bytes.SplitSeq([]byte(n.Value), []byte("\n")) {
+				block[string(bytes.TrimSpace(line))]++
+			}
+		}
+		for _, c := range n.Content {
+			walk(c)
+		}
+	}
+	for _, t := range trees {
+		walk(t)
+	}
+	for line := range bytes.SplitSeq(src, []byte("\n")) {
+		text := string(bytes.TrimSpace(line))
+		if len(text) == 0 || text[0] != '#' {
+			continue
+		}
+		if block[text] > 0 {
+			block[text]--
+			continue
+		}
+		all = append(all, text)
+	}
+	slices.Sort(all)
+	return all
+}
