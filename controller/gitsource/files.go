@@ -3,8 +3,6 @@ package gitsource
 import (
 	"context"
 	"fmt"
-	"path"
-	"strings"
 
 	"github.com/apex-network/apex/internal/gitobject"
 	"github.com/apex-network/apex/spec"
@@ -17,17 +15,6 @@ type File struct {
 	ID   string
 }
 
-// IsDocument reports whether the spec loader reads the file at this path: *.yaml and *.yml outside dot-folders.
-func IsDocument(name string) bool {
-	for part := range strings.SplitSeq(name, "/") {
-		if strings.HasPrefix(part, ".") {
-			return false
-		}
-	}
-	ext := path.Ext(name)
-	return ext == ".yaml" || ext == ".yml"
-}
-
 func files(ctx context.Context, src gitobject.Objects, commit string) ([]File, error) {
 	c, err := gitobject.ReadCommit(ctx, src, commit)
 	if err != nil {
@@ -35,7 +22,7 @@ func files(ctx context.Context, src gitobject.Objects, commit string) ([]File, e
 	}
 	var list []File
 	err = gitobject.Walk(ctx, src, c.Tree, func(f gitobject.File) error {
-		if IsDocument(f.Path) {
+		if spec.IsSource(f.Path) {
 			list = append(list, File{Path: f.Path, ID: f.ID})
 		}
 		return nil

@@ -96,7 +96,9 @@ func checkEntries(path string, entries []Entry) error {
 	for _, e := range entries {
 		reason := hostile(e)
 		fold := strings.ToLower(e.Name)
-		if other, ok := folded[fold]; reason == "" && ok {
+		if other, ok := folded[fold]; reason == "" && ok && other == e.Name {
+			reason = "stands twice in its folder; remove one"
+		} else if reason == "" && ok {
 			reason = fmt.Sprintf("differs from %s only in case, so a clone on some systems would mix them up; rename one", printable(other))
 		}
 		if reason == "" && path == "" && fold == "trust" && e.Name != "trust" {

@@ -180,9 +180,9 @@ func Find(ctx context.Context, src Objects, tree, path string) (*Entry, error) {
 	}
 }
 
-// IsHostile reports whether err refuses a tree for what it holds (a *HostileError, a malformed or an oversized object),
-// as opposed to a failure to read.
+// IsHostile reports whether err refuses a commit or tree for what it holds (a *HostileError, a malformed or an oversized
+// object), as opposed to a failure to read it or a store that gives wrong bytes.
 func IsHostile(err error) bool {
 	var h *HostileError
-	return errors.As(err, &h) || errors.Is(err, ErrMalformed) || errors.Is(err, ErrTooLarge) || errors.Is(err, ErrCorrupt)
+	return errors.As(err, &h) || errors.Is(err, ErrMalformed) || errors.Is(err, ErrTooLarge)
 }
