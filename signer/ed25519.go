@@ -92,6 +92,9 @@ func (k PrivateKey) String() string { return redacted }
 // GoString hides the key from %#v.
 func (k PrivateKey) GoString() string { return redacted }
 
+// Format hides the key from every other verb, such as %x.
+func (k PrivateKey) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, redacted) }
+
 // LogValue hides the key from slog.
 func (k PrivateKey) LogValue() slog.Value { return slog.StringValue(redacted) }
 
