@@ -1,0 +1,208 @@
+//go:build linux
+
+package lab
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// ErrClosed says that the lab, or the host, has been closed.
+var ErrClosed = errors.New("lab is closed")
+
+// closeLimit bounds how long Close waits for the kernel to let go of namespaces.
+const closeLimit = 15 * time.Second
+
+// Options configures New. The zero value is usable.
+type Options struct {
+	// Logger hears what the lab builds and starts, at debug level. Default: discard.
+	Logger *slog.Logger
+	// Dir is the folder in which the lab makes its own. Default: os.TempDir().
+	Dir string
+}
+
+// Lab is one test internet. Its methods may be called from many goroutines.
+type Lab struct {
+	log *slog.Logger
+	dir string
+	hub *namespace
+	nl  *netlink.Handle // in the hub
+
+	mu       sync.Mutex
+	hosts    map[string]*Host
+	switches map[string]*Switch
+	ports    int // bridge ports made so far; their number makes their name
+	closing  bool
+
+	closeOnce sync.Once
+	closeErr  error
+}
+
+var nameShape = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
+
+// New makes an empty lab. The caller must Close it.
+func New(ctx context.Context, o Options) (*Lab, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	base := o.Dir
+	if base == "" {
+		base = os.TempDir()
+	}
+	base, err := filepath.Abs(base)
+	if err != nil {
+		return nil, fmt.Errorf("lab folder: %w", err)
+	}
+	dir, err := os.MkdirTemp(base, "apex-lab-")
+	if err != nil {
+		return nil, fmt.Errorf("lab folder: %w", err)
+	}
+	l := &Lab{log: o.Logger, dir: dir, hosts: map[string]*Host{}, switches: map[string]*Switch{}}
+	l.hub, err = newNamespace(unix.CLONE_NEWNET, func() (err error) {
+		l.nl, err = openNetlink()
+		return err
+	})
+	if err != nil {
+		_ = os.RemoveAll(dir)
+		return nil, fmt.Errorf("lab hub: %w", err)
+	}
+	return l, nil
+}
+
+// openNetlink opens a handle in the calling thread's network namespace. The family is named because the default also
+// opens XFRM, which many kernels lack.
+func openNetlink() (*netlink.Handle, error) {
+	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	if err != nil {
+		return nil, fmt.Errorf("open netlink: %w", err)
+	}
+	if err := h.SetStrictCheck(true); err != nil {
+		h.Close()
+		return nil, fmt.Errorf("netlink strict check: %w", err)
+	}
+	return h, nil
+}
+
+// Dir is the lab's folder, removed by Close. Hosts see it at the same path.
+func (l *Lab) Dir() string { return l.dir }
+
+// Hosts lists the hosts by name.
+func (l *Lab) Hosts() []*Host {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	out := make([]*Host, 0, len(l.hosts))
+	for _, h := range l.hosts {
+		out = append(out, h)
+	}
+	slices.SortFunc(out, func(a, b *Host) int { return strings.Compare(a.name, b.name) })
+	return out
+}
+
+// Dump writes the last output of every process that was started, for a failed test or demo.
+func (l *Lab) Dump(w io.Writer) {
+	for _, h := range l.Hosts() {
+		for _, p := range h.Processes() {
+			fmt.Fprintf(w, "--- %s: %s\n%s\n", h.name, p, p.Tail())
+		}
+	}
+}
+
+// checkName says whether a new host or switch may have the name. The caller holds l.mu.
+func (l *Lab) checkName(kind, name string, taken bool) error {
+	switch {
+	case !nameShape.MatchString(name):
+		return fmt.Errorf("%s %q: want a DNS-1123 label", kind, name)
+	case l.closing:
+		return fmt.Errorf("%s %s: %w", kind, name, ErrClosed)
+	case taken:
+		return fmt.Errorf("%s %s: name is taken in this lab", kind, name)
+	}
+	return nil
+}
+
+// Close kills every process, removes every namespace, link and file of the lab, and verifies with the kernel that
+// nothing is left. An error names what is; a socket made with Dial, Accept or inside Do that is still open is the usual
+// cause. Close is idempotent and returns the same result each time.
+func (l *Lab) Close() error {
+	l.closeOnce.Do(func() { l.closeErr = l.close() })
+	return l.closeErr
+}
+
+func (l *Lab) close() error {
+	l.mu.Lock()
+	l.closing = true
+	l.mu.Unlock()
+	ctx, cancel := context.WithTimeout(context.Background(), closeLimit)
+	defer cancel()
+
+	hosts := l.Hosts()
+	var errs []error
+	// Processes first, while links are up: their connections then end with FIN or RST instead of lingering.
+	errs = append(errs, eachHost(hosts, func(h *Host) error { return h.killAll(ctx) }))
+	inodes := map[uint64]string{l.hub.inode: "hub"}
+	for _, h := range hosts {
+		inodes[h.ns.inode] = h.name
+	}
+	errs = append(errs, killMembers(ctx, inodes))
+	errs = append(errs, eachHost(hosts, func(h *Host) error { return h.shutdown(ctx) }))
+	errs = append(errs, l.awaitEmptyHub(ctx))
+	l.nl.Close()
+	errs = append(errs, l.hub.close(ctx))
+	errs = append(errs, Await(ctx, "close lab", func(context.Context) error { return findHolders(inodes) }))
+	if err := os.RemoveAll(l.dir); err != nil {
+		errs = append(errs, fmt.Errorf("remove lab folder: %w", err))
+	}
+	return errors.Join(errs...)
+}
+
+// awaitEmptyHub waits until the bridges have lost every port. A port's other end lives in a host's namespace and goes
+// only when the kernel has destroyed that namespace: this is the proof that no host is left.
+func (l *Lab) awaitEmptyHub(ctx context.Context) error {
+	return Await(ctx, "close lab", func(context.Context) error {
+		links, err := l.nl.LinkList()
+		if err != nil {
+			return fmt.Errorf("list links of the hub: %w", err)
+		}
+		var left []string
+		for _, link := range links {
+			if link.Type() == "veth" {
+				left = append(left, link.Attrs().Alias)
+			}
+		}
+		if len(left) == 0 {
+			return nil
+		}
+		slices.Sort(left)
+		return fmt.Errorf("namespaces still in use by an open socket: %q", left)
+	})
+}
+
+func eachHost(hosts []*Host, fn func(*Host) error) error {
+	errs := make([]error, len(hosts))
+	var wg sync.WaitGroup
+	for i, h := range hosts {
+		wg.Go(func() {
+			if err := fn(h); err != nil {
+				errs[i] = fmt.Errorf("host %s: %w", h.name, err)
+			}
+		})
+	}
+	wg.Wait()
+	return errors.Join(errs...)
+}
