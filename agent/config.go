@@ -19,6 +19,7 @@ import (
 	"gopkg.in/yaml.v3"
 
 	"github.com/apex-network/apex/agent/status"
+	"github.com/apex-network/apex/reconciler"
 	"github.com/apex-network/apex/spec/peermap"
 )
 
@@ -64,21 +65,10 @@ type Config struct {
 // ZoneConfig is the host's membership in one zone.
 type ZoneConfig struct {
 	Name string `yaml:"name"`
-	// Interface is at most 15 bytes. Default: InterfaceName(Name).
+	// Interface is at most 15 bytes. Default: reconciler.InterfaceName(Name).
 	Interface string `yaml:"interface,omitempty"`
 	// WireGuardKeyFile, if set, replaces the host's key in this zone.
 	WireGuardKeyFile string `yaml:"wireGuardKeyFile,omitempty"`
-}
-
-// InterfaceName is `apex-<zone>` where that fits the kernel's 15 bytes, else a shortened form that ends in four hex
-// digits of the zone name's SHA-256, so that long names with one beginning stay apart.
-func InterfaceName(zone string) string {
-	const limit = 15
-	if name := "apex-" + zone; len(name) <= limit {
-		return name
-	}
-	sum := sha256.Sum256([]byte(zone))
-	return "apex-" + strings.TrimRight(zone[:5], "-") + "-" + hex.EncodeToString(sum[:2])
 }
 
 // ReadConfig reads a configuration file. Unknown fields, repeated fields and further documents are errors that carry
@@ -176,7 +166,7 @@ func (c Config) WithDefaults() Config {
 	set(&c.LogFormat, DefaultLogFormat)
 	c.Zones = append([]ZoneConfig(nil), c.Zones...)
 	for i := range c.Zones {
-		set(&c.Zones[i].Interface, InterfaceName(c.Zones[i].Name))
+		set(&c.Zones[i].Interface, reconciler.InterfaceName(c.Zones[i].Name))
 		set(&c.Zones[i].WireGuardKeyFile, c.WireGuardKeyFile)
 	}
 	return c

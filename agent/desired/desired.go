@@ -6,7 +6,6 @@
 package desired
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -52,19 +51,19 @@ func Build(m *peermap.Map, id string, local Local, now time.Time) (Result, error
 	if err != nil {
 		return Result{}, fmt.Errorf("WireGuard key: %w", err)
 	}
-	if peermap.Key(public) != m.PublicKey {
-		return Result{}, fmt.Errorf("%w: git says %s, the host has %s", ErrKeyMismatch, reconciler.Key(m.PublicKey), public)
+	if peermap.Key(public) != m.View.PublicKey {
+		return Result{}, fmt.Errorf("%w: git says %s, the host has %s", ErrKeyMismatch, reconciler.Key(m.View.PublicKey), public)
 	}
-	if err := checkClaims(m, local.Claims); err != nil {
+	if err := CheckClaims(m, local.Claims); err != nil {
 		return Result{}, err
 	}
 	b := builder{m: m, now: now, local: local}
 	b.state.ID = id
 	b.state.Interface = reconciler.Interface{
-		Name: local.Interface, PrivateKey: local.PrivateKey, ListenPort: m.ListenPort, MTU: int(m.MTU),
+		Name: local.Interface, PrivateKey: local.PrivateKey, ListenPort: m.View.ListenPort, MTU: int(m.View.MTU),
 	}
-	b.state.Addresses = hostPrefixes(m.Addresses)
-	b.state.Forward = slices.Clone(m.Routes)
+	b.state.Addresses = hostPrefixes(m.View.Addresses)
+	b.state.Forward = slices.Clone(m.View.Routes)
 	b.peers()
 	b.routes()
 	b.firewall()
@@ -101,7 +100,7 @@ func (b *builder) alive(notAfter int64) bool {
 func (b *builder) peers() {
 	b.live = make([]bool, len(b.m.Peers))
 	b.state.Peers = make([]reconciler.Peer, 0, len(b.m.Peers))
-	keepalive := time.Duration(b.m.Keepalive) * time.Second
+	keepalive := time.Duration(b.m.View.Keepalive) * time.Second
 	for i := range b.m.Peers {
 		p := &b.m.Peers[i]
 		if !b.alive(p.NotAfter) {
@@ -123,19 +122,16 @@ func (b *builder) peers() {
 }
 
 // routes sends the zone's whole ranges into the interface, so that traffic for an address nobody holds ends here and
-// does not leave through the default route; and every prefix behind a live peer, except one this node carries itself.
+// does not leave through the default route; and every prefix behind a live peer. The map has no prefix twice.
 func (b *builder) routes() {
-	seen := map[netip.Prefix]bool{}
-	for _, own := range b.m.Routes {
-		seen[own] = true
-	}
+	seen := map[netip.Prefix]bool{} // a prefix behind a peer may be a whole range
 	add := func(p netip.Prefix) {
 		if !seen[p] {
 			seen[p] = true
 			b.state.Routes = append(b.state.Routes, reconciler.Route{Prefix: p})
 		}
 	}
-	for _, p := range b.m.Ranges {
+	for _, p := range b.m.View.Ranges {
 		add(p)
 	}
 	for i := range b.m.Peers {
@@ -154,8 +150,8 @@ func (b *builder) routes() {
 func (b *builder) firewall() {
 	sets := sets{b: b, byGroup: map[uint32]int{}}
 	own := sets.add(b.state.Addresses)
-	for i := range b.m.Rules {
-		r := &b.m.Rules[i]
+	for i := range b.m.Class.Rules {
+		r := &b.m.Class.Rules[i]
 		if !b.alive(r.NotAfter) {
 			continue
 		}
@@ -236,7 +232,7 @@ func (s *sets) collect() {
 
 func (s *sets) prefixes(prefixes []netip.Prefix) int {
 	at, found := slices.BinarySearchFunc(s.lists, prefixes, func(l list, want []netip.Prefix) int {
-		return slices.CompareFunc(l.prefixes, want, comparePrefix)
+		return slices.CompareFunc(l.prefixes, want, peermap.ComparePrefixes)
 	})
 	if found {
 		return s.lists[at].index
@@ -244,10 +240,6 @@ func (s *sets) prefixes(prefixes []netip.Prefix) int {
 	index := s.add(prefixes)
 	s.lists = slices.Insert(s.lists, at, list{prefixes, index})
 	return index
-}
-
-func comparePrefix(a, b netip.Prefix) int {
-	return cmp.Or(a.Addr().Compare(b.Addr()), cmp.Compare(a.Bits(), b.Bits()))
 }
 
 func hostPrefixes(addrs []netip.Addr) []netip.Prefix {
@@ -258,26 +250,18 @@ func hostPrefixes(addrs []netip.Addr) []netip.Prefix {
 	return out
 }
 
-// checkClaims is the agent's own check of what compile promised: addresses lie in the zone's ranges; prefixes behind
-// nodes, this one's included, lie in the ranges or in what the trust root grants the zone.
-func checkClaims(m *peermap.Map, claims []netip.Prefix) error {
-	granted := append(slices.Clone(m.Ranges), claims...)
-	for _, p := range m.Routes {
+// CheckClaims is the agent's own check of what compile promised: prefixes behind nodes, this one's included, lie in the
+// zone's ranges or in what the trust root grants the zone. That addresses lie in the ranges is checked by Assemble.
+func CheckClaims(m *peermap.Map, claims []netip.Prefix) error {
+	granted := append(slices.Clone(m.View.Ranges), claims...)
+	for _, p := range m.View.Routes {
 		if !within(p, granted) {
 			return fmt.Errorf("%w: this node, %s", ErrClaim, p)
 		}
 	}
-	for i := range m.Peers {
-		peer := &m.Peers[i]
-		for _, p := range peer.Routes {
-			if !within(p, granted) {
-				return fmt.Errorf("%w: node %s, %s", ErrClaim, peer.Name, p)
-			}
-		}
-		for _, a := range peer.Addresses {
-			if !within(netip.PrefixFrom(a, a.BitLen()), m.Ranges) {
-				return fmt.Errorf("%w: node %s, address %s outside the zone's ranges", ErrClaim, peer.Name, a)
-			}
+	for _, via := range m.Class.Vias {
+		if !within(via.Prefix, granted) {
+			return fmt.Errorf("%w: node %s, %s", ErrClaim, via.Peer, via.Prefix)
 		}
 	}
 	return nil

@@ -9,17 +9,20 @@ package fetch
 
 import (
 	"context"
-	"crypto/ed25519"
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
+	"net/http/httptrace"
+	"net/netip"
 	"net/url"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/apex-network/apex/internal/protocol"
+	"github.com/apex-network/apex/signer"
 	"github.com/apex-network/apex/spec/peermap"
 )
 
@@ -41,7 +44,8 @@ var (
 type Options struct {
 	Controllers         []string // base URLs, in order of preference
 	Network, Zone, Node string
-	Identity            ed25519.PrivateKey
+	// Identity is the node's identity key.
+	Identity signer.PrivateKey
 	// Transport makes connections; see NewTransport.
 	Transport *http.Transport
 	Now       func() time.Time // nil: time.Now
@@ -58,6 +62,7 @@ type Client struct {
 	bases  []*url.URL
 	active atomic.Int64
 	heard  atomic.Int64 // Unix nanoseconds of the last byte from any controller
+	remote atomic.Pointer[netip.AddrPort]
 
 	mu    sync.Mutex
 	stamp tagged // the newest timestamp and its ETag
@@ -110,6 +115,15 @@ func (c *Client) LastHeard() time.Time {
 		return time.Unix(0, ns)
 	}
 	return time.Time{}
+}
+
+// Remote is the address that the last connection went to: of a controller, or of the proxy before it. Invalid before the
+// first.
+func (c *Client) Remote() netip.AddrPort {
+	if remote := c.remote.Load(); remote != nil {
+		return *remote
+	}
+	return netip.AddrPort{}
 }
 
 // Rotate makes the next controller the active one; a caller that was refused or deceived by one tries another.
@@ -288,6 +302,7 @@ func (c *Client) request(ctx context.Context, base *url.URL, a ask) (*http.Reque
 	}
 	target := base.JoinPath(a.path)
 	target.RawQuery = a.query.Encode()
+	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: c.connected})
 	req, err := http.NewRequestWithContext(ctx, method, target.String(), bodyReader(a.body))
 	if err != nil {
 		return nil, err
@@ -296,7 +311,7 @@ func (c *Client) request(ctx context.Context, base *url.URL, a ask) (*http.Reque
 	if err != nil {
 		return nil, err
 	}
-	token, err := proof.Sign(c.opt.Identity)
+	token, err := proof.Sign(c.opt.Identity.Sign)
 	if err != nil {
 		return nil, err
 	}
@@ -312,6 +327,15 @@ func (c *Client) request(ctx context.Context, base *url.URL, a ask) (*http.Reque
 		req.Header.Set("If-None-Match", a.etag)
 	}
 	return req, nil
+}
+
+// connected remembers where a connection went.
+func (c *Client) connected(info httptrace.GotConnInfo) {
+	if tcp, ok := info.Conn.RemoteAddr().(*net.TCPAddr); ok {
+		remote := tcp.AddrPort()
+		remote = netip.AddrPortFrom(remote.Addr().Unmap().WithZone(""), remote.Port())
+		c.remote.Store(&remote)
+	}
 }
 
 // judge turns a status that is not a success into an error.
