@@ -20,8 +20,8 @@ type Document[T any] struct {
 // path leads nowhere it gives the position of the deepest part that exists: that is where something is missing.
 func (d *Document[T]) At(path string) diag.Position {
 	pos := d.Pos
-	if p, ok := d.places.find(path); ok {
-		pos.Line, pos.Column = int(p.line), int(p.column)
+	if at, _ := d.places.find(path); at >= 0 {
+		pos.Line, pos.Column = int(d.places[at].line), int(d.places[at].column)
 	}
 	return pos
 }
@@ -71,24 +71,23 @@ func joinPath(parent, key string) string {
 	return parent + "." + key
 }
 
-// find walks path from the root as far as it leads.
-func (p places) find(path string) (place, bool) {
+// find walks path from the root as far as it leads, and says whether that is to its end. It gives -1 if there is no tree.
+func (p places) find(path string) (at int32, exact bool) {
 	if len(p) == 0 {
-		return place{}, false
+		return -1, false
 	}
-	at := int32(0)
 	for path != "" {
 		key, index, rest, ok := cutPath(path)
 		if !ok {
-			break
+			return at, false
 		}
 		child := p.child(at, key, index)
 		if child < 0 {
-			break
+			return at, false
 		}
 		at, path = child, rest
 	}
-	return p[at], true
+	return at, true
 }
 
 // child finds the child of place i with the key, or with the index if that is not negative; -1 if there is none.
@@ -119,4 +118,23 @@ func cutPath(path string) (key string, index int32, rest string, ok bool) {
 	number, rest, closed := strings.Cut(path[1:], "]")
 	n, err := strconv.ParseInt(number, 10, 32)
 	return "", int32(n), rest, closed && err == nil && n >= 0
+}
+
+// has reports whether something stands at exactly this path.
+func (p places) has(path string) bool {
+	_, exact := p.find(path)
+	return exact
+}
+
+// children counts what stands directly below a path; known is false if the path leads nowhere, as in a document that was
+// not loaded.
+func (p places) children(path string) (n int, known bool) {
+	at, exact := p.find(path)
+	if !exact {
+		return 0, false
+	}
+	for c := at + 1; c < p[at].end; c = p[c].end {
+		n++
+	}
+	return n, true
 }

@@ -1,0 +1,193 @@
+package spec
+
+import (
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/apex-network/apex/spec/diag"
+)
+
+// checkPolicies reports selectors that cannot be right, and warns of rules that allow nothing.
+func (c *checker) checkPolicies() {
+	for _, p := range c.repo.Policies {
+		z := c.zones[p.Value.Metadata.Zone]
+		for i := range p.Value.Spec.Allow {
+			rule := &p.Value.Spec.Allow[i]
+			path := indexed("spec.allow", i)
+			if rule.NotAfter != nil && !rule.NotAfter.IsZero() && !c.now.Before(*rule.NotAfter) {
+				c.warnf(p, path+".notAfter", diag.RuleExpired, "remove the rule, or move the date", "the rule expired at %s",
+					rule.NotAfter.Format("2006-01-02T15:04:05Z07:00"))
+			}
+			c.checkSide(p, path+".from", rule.From, z)
+			c.checkSide(p, path+".to", rule.To, z)
+		}
+	}
+}
+
+// checkSide judges one side of a rule: each selector by itself, and whether any of them matches something.
+func (c *checker) checkSide(p *Document[Policy], path string, side []Selector, z *zoneFacts) {
+	matched, identities, sound := false, 0, true
+	for i := range side {
+		s := &side[i]
+		ok := c.checkShape(p, indexed(path, i), s)
+		if !ok || z == nil {
+			sound = false
+			continue
+		}
+		if s.Group != "" || s.User != "" {
+			identities++
+			continue
+		}
+		found, ok := c.matches(p, indexed(path, i), s, z)
+		matched, sound = matched || found, sound && ok
+	}
+	switch {
+	case matched || !sound || len(side) == 0 || c.repo.incomplete:
+	case identities > 0:
+		c.warnf(p, path, diag.IdentitySelector, "", "the rule waits for nodes that enrol as this group or user")
+	default:
+		c.warnf(p, path, diag.RuleMatchesNothing, "remove the rule, or make what it selects", "no selector of this side matches anything in zone %s",
+			z.doc.Value.Metadata.Name)
+	}
+}
+
+// checkShape reports a selector that does not set exactly one field.
+func (c *checker) checkShape(p *Document[Policy], path string, s *Selector) bool {
+	set := 0
+	for _, on := range []bool{s.Any, s.Node != "", len(s.Labels) > 0, s.CIDR.IsValid(), s.Group != "", s.User != ""} {
+		if on {
+			set++
+		}
+	}
+	written, known := p.places.children(path)
+	const hint = "set exactly one of any, node, labels, cidr, group and user; write several selectors for a union"
+	switch {
+	case known && written > 1 || set > 1:
+		c.errorf(p, path, diag.SelectorShape, hint, "the selector sets %d fields", max(written, set))
+	case known && written == 0:
+		c.errorf(p, path, diag.SelectorShape, hint, "the selector sets no field")
+	case set == 1:
+		return true
+	case p.places.has(path + ".any"):
+		c.errorf(p, path+".any", diag.SelectorShape, "write true", "any: false selects nothing")
+	case p.places.has(path+".labels") && s.Labels != nil:
+		c.errorf(p, path+".labels", diag.SelectorShape, "name a label, or write any: true for every node", "the selector names no label")
+	case !known:
+		c.errorf(p, path, diag.SelectorShape, hint, "the selector sets no field")
+	}
+	return false
+}
+
+// matches reports whether a selector matches something that exists; ok is false if it has been reported as an error.
+func (c *checker) matches(p *Document[Policy], path string, s *Selector, z *zoneFacts) (found, ok bool) {
+	zone := z.doc.Value.Metadata.Name
+	switch {
+	case s.Any:
+		return len(z.nodes) > 0 || len(z.doc.Value.Spec.Dynamic) > 0, true
+	case s.Node != "":
+		if c.repo.Node(zone, s.Node) != nil || c.repo.incomplete {
+			return true, true
+		}
+		c.errorf(p, path+".node", diag.UnknownNode, c.near(s.Node, z.nodeNames), "there is no node %q in zone %s", s.Node, zone)
+		return false, false
+	case s.CIDR.IsValid():
+		return z.routes.covers(s.CIDR), true
+	}
+	for _, key := range slices.Sorted(maps.Keys(s.Labels)) {
+		if z.labels[key] == nil && len(z.doc.Value.Spec.Dynamic) == 0 && !c.repo.incomplete {
+			at := joinPath(path+".labels", key)
+			c.errorf(p, at, diag.UnknownLabel, c.near(key, func() []string { return slices.Sorted(maps.Keys(z.labels)) }),
+				"no node of zone %s has a label %q", zone, key)
+			return false, false
+		}
+	}
+	return z.anyLabelled(s.Labels), true
+}
+
+// anyLabelled reports whether some node carries all labels, looking only at those that carry the rarest.
+func (z *zoneFacts) anyLabelled(labels map[string]string) bool {
+	var rarest []int32
+	for k, v := range labels {
+		nodes := z.labels[k][v]
+		if len(nodes) == 0 {
+			return false
+		}
+		if rarest == nil || len(nodes) < len(rarest) {
+			rarest = nodes
+		}
+	}
+	if len(labels) == 1 {
+		return true
+	}
+	return slices.ContainsFunc(rarest, func(i int32) bool {
+		has := z.nodes[i].Value.Metadata.Labels
+		for k, v := range labels {
+			if got, ok := has[k]; !ok || got != v {
+				return false
+			}
+		}
+		return true
+	})
+}
+
+// checkTests reports assertions about what does not exist.
+func (c *checker) checkTests() {
+	for _, t := range c.repo.Tests {
+		if len(t.Value.Spec.Allow)+len(t.Value.Spec.Deny) == 0 && !t.places.has("spec.allow[0]") && !t.places.has("spec.deny[0]") {
+			c.errorf(t, "spec", diag.TestEmpty, "add an assertion under allow or deny", "the test asserts nothing")
+		}
+		z := c.zones[t.Value.Metadata.Zone]
+		if z == nil {
+			continue
+		}
+		c.checkAssertions(t, "spec.allow", t.Value.Spec.Allow, z)
+		c.checkAssertions(t, "spec.deny", t.Value.Spec.Deny, z)
+	}
+}
+
+func (c *checker) checkAssertions(t *Document[PolicyTest], path string, list []Assertion, z *zoneFacts) {
+	for i, a := range list {
+		c.checkTestEndpoint(t, indexed(path, i)+".from", a.From, z)
+		c.checkTestEndpoint(t, indexed(path, i)+".to", a.To, z)
+	}
+}
+
+func (c *checker) checkTestEndpoint(t *Document[PolicyTest], path, endpoint string, z *zoneFacts) {
+	zone := z.doc.Value.Metadata.Name
+	if endpoint == "" || c.repo.incomplete || c.repo.Node(zone, endpoint) != nil {
+		return
+	}
+	prefix, ok := ParseEndpoint(endpoint)
+	switch {
+	case !ok && strings.ContainsAny(endpoint, ":/") || !ok && strings.Count(endpoint, ".") == 3:
+		c.errorf(t, path, diag.TestEndpoint, "write the name of a node, an address or a prefix without host bits", "%q is not an endpoint", clip(endpoint))
+	case !ok:
+		c.errorf(t, path, diag.UnknownNode, c.near(endpoint, z.nodeNames), "there is no node %q in zone %s", clip(endpoint), zone)
+	case z.routes.covers(prefix):
+	case prefix.IsSingleIP() && z.holder(prefix.Addr()) != "":
+		c.errorf(t, path, diag.TestEndpoint, "write "+z.holder(prefix.Addr()), "%s is a node's own address; tests call nodes by name", endpoint)
+	default:
+		c.errorf(t, path, diag.TestEndpoint, "name a node, or an address or prefix inside some node's route", "no node of zone %s carries %s", zone, endpoint)
+	}
+}
+
+// ParseEndpoint reads an endpoint of an Assertion that is no node name: an address or a prefix, in canonical form.
+func ParseEndpoint(s string) (netip.Prefix, bool) {
+	if a, err := netip.ParseAddr(s); err == nil {
+		return netip.PrefixFrom(a, a.BitLen()), a.Zone() == "" && !a.Is4In6() && a.String() == s
+	}
+	p, err := netip.ParsePrefix(s)
+	return p, err == nil && p.Masked() == p && !p.Addr().Is4In6() && p.String() == s
+}
+
+// holder gives the name of the node with an address, or "".
+func (z *zoneFacts) holder(a netip.Addr) string {
+	for _, n := range z.nodes {
+		if slices.Contains(n.Value.Spec.Addresses, a) {
+			return n.Value.Metadata.Name
+		}
+	}
+	return ""
+}
