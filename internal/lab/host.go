@@ -230,6 +230,12 @@ func (h *Host) killAll(ctx context.Context) error {
 // shutdown closes what keeps the host's namespaces alive.
 func (h *Host) shutdown(ctx context.Context) error {
 	h.closeSockets()
+	// Packets that wait for a neighbour hold their socket, and it the namespace, for seconds. Down, they are dropped.
+	for _, iface := range h.Interfaces() {
+		if link, err := h.nl.LinkByName(iface.Name); err == nil {
+			_ = h.nl.LinkSetDown(link) // only to be quicker; Close checks the result
+		}
+	}
 	err := h.ns.close(ctx)
 	h.closeSockets() // those that were being dialled meanwhile
 	h.nl.Close()

@@ -126,7 +126,9 @@ func (h *Host) Probe(ctx context.Context, to netip.Addr, p Probe) Outcome {
 }
 
 // Ping is Probe with ICMP.
-func (h *Host) Ping(ctx context.Context, to netip.Addr) Outcome { return h.Probe(ctx, to, Probe{Protocol: ICMP}) }
+func (h *Host) Ping(ctx context.Context, to netip.Addr) Outcome {
+	return h.Probe(ctx, to, Probe{Protocol: ICMP})
+}
 
 // classify tells an answer from silence and from the own kernel's refusal. EHOSTUNREACH is an answer: the kernel's own,
 // for a neighbour that does not exist, comes after three seconds only.
