@@ -1,10 +1,25 @@
 // Package compile turns a repository into what is served: for each zone the views, classes and blocks of a generation
 // and the Merkle tree over the views. It is a pure, deterministic function: the same documents and facts give the same
 // bytes on any machine, in whatever order the documents came, so that a witness can recompute and co-sign.
+//
+// The work follows rules and classes, never pairs of nodes:
+//
+//	Node documents ─▶ records (what peers may know)
+//	                     │ which rule sides select the node, which prefixes it carries (policy.Rules, policy.Routes)
+//	                     ▼
+//	                  classes: nodes that no rule tells apart ─▶ blocks (hash trie over the class's records)
+//	                     │ rules × classes
+//	                     ▼
+//	                  layouts: whom a class sees, in which groups, under which rules ─▶ Class artefacts ─▶ views ─▶ tree
+//
+// Each arrow is a function of what stands left of it. Incremental keeps the results of the previous compile and takes
+// one over wherever its inputs are the same; Compile is Incremental without a past, so both give the same bytes.
 package compile
 
 import (
 	"errors"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/apex-network/apex/spec"
@@ -13,6 +28,9 @@ import (
 
 // Version names the output format and the semantics of this compiler. Witnesses compare only equal versions.
 const Version = "1"
+
+// ErrInvalid says that a repository breaks a rule that no host may ever see broken. What wraps it names every object.
+var ErrInvalid = errors.New("the repository does not compile")
 
 // Facts is what a compile knows besides the documents.
 type Facts struct {
@@ -32,6 +50,7 @@ type Blob struct {
 
 // Input is everything that enters a compile.
 type Input struct {
+	// Repo holds the documents. Its trust root says which routes a zone may claim; without one no claim is judged.
 	Repo *spec.Repository
 	// Files are the repository's files in any order, each path once.
 	Files []Blob
@@ -50,10 +69,11 @@ type Zone struct {
 	Blocks  map[peermap.Digest][]byte
 	// Tree is the Merkle tree over the views' bytes.
 	Tree *peermap.Tree
-	// Inputs is the Inputs artefact, whose digest goes into the manifest: one line per file, sorted by path, in the
-	// format of sha256sum ("<hex digest>  <path>\n").
-	Inputs []byte
-	Facts  Facts
+	// Inputs is the Inputs artefact: one line per file, sorted by path, in the format of sha256sum
+	// ("<hex digest>  <path>\n"). InputsDigest is its digest, which goes into the manifest.
+	Inputs       []byte
+	InputsDigest peermap.Digest
+	Facts        Facts
 	// Suspended says that the zone asks to keep its published generation; the controller acts on it.
 	Suspended bool
 }
@@ -68,38 +88,94 @@ type NodeView struct {
 	IdentityKey peermap.Key
 }
 
-// Stats says what an incremental compile rebuilt, for metrics and tests.
+// Stats says what a compile built anew, for metrics and tests.
 type Stats struct {
-	Zones, Classes, Blocks, Views int
+	Zones, Records, Blocks, Classes, Views int
 }
 
-// Compile compiles every zone of the repository, by zone name.
-func Compile(in Input) (map[string]*Zone, error) { return nil, errors.New("compile: being built") }
+func (s *Stats) add(o Stats) {
+	s.Zones += o.Zones
+	s.Records += o.Records
+	s.Blocks += o.Blocks
+	s.Classes += o.Classes
+	s.Views += o.Views
+}
 
-// Incremental compiles successive states of a repository, rebuilding only what changed.
-type Incremental struct{}
+// Compile compiles every zone of the repository, by zone name. It fails with ErrInvalid as a whole: one zone that breaks
+// a rule keeps the commit from being published.
+func Compile(in Input) (map[string]*Zone, error) {
+	zones, _, err := NewIncremental().Compile(in)
+	return zones, err
+}
+
+// Incremental compiles successive states of a repository, building anew only what changed. It tells unchanged documents
+// by their pointers, so a caller should keep parsed documents (spec.Parse) by the digest of their file; documents must not
+// be changed after they were given in. Not for use by several goroutines at once.
+type Incremental struct {
+	states map[string]*state
+	files  []Blob
+	inputs inputs
+}
 
 // NewIncremental gives a compiler that knows no previous state.
 func NewIncremental() *Incremental { return &Incremental{} }
 
-// Compile gives exactly what the function Compile gives for in.
+// Compile gives exactly what the function Compile gives for in, and counts what it built. After an error the previous
+// state is still the one it compares with.
 func (c *Incremental) Compile(in Input) (map[string]*Zone, Stats, error) {
-	z, err := Compile(in)
-	return z, Stats{}, err
+	var stats Stats
+	made, err := c.makeInputs(in.Files)
+	if err != nil {
+		return nil, stats, err
+	}
+	sources, err := split(in.Repo)
+	if err != nil {
+		return nil, stats, err
+	}
+	states := make(map[string]*state, len(sources))
+	zones := make(map[string]*Zone, len(sources))
+	var faults faults
+	for _, src := range sources {
+		name := src.doc.Value.Metadata.Name
+		st, did, err := build(src, in.Facts.AsOf, c.states[name])
+		if err != nil {
+			faults.add(err)
+			continue
+		}
+		stats.add(did)
+		states[name] = st
+		zone := st.zone
+		zone.Inputs, zone.InputsDigest, zone.Facts = made.text, made.digest, in.Facts
+		zones[name] = &zone
+	}
+	faults.add(checkHosts(sources))
+	if err := faults.err(); err != nil {
+		return nil, stats, err
+	}
+	c.states, c.inputs, c.files = states, made, slices.Clone(in.Files)
+	return zones, stats, nil
 }
 
 // Manifest is the manifest of the zone as the generation (epoch, serial).
 func (z *Zone) Manifest(epoch, serial uint64, previous peermap.Digest, expires time.Time) peermap.Manifest {
 	return peermap.Manifest{
 		Type: peermap.ManifestType, Network: z.Network, Zone: z.Zone, Epoch: epoch, Serial: serial, Previous: previous,
-		Commit: z.Facts.Commit, AsOf: z.Facts.AsOf.Unix(), Inputs: peermap.DigestOf(z.Inputs), Compiler: Version,
+		Commit: z.Facts.Commit, AsOf: z.Facts.AsOf.Unix(), Inputs: z.InputsDigest, Compiler: Version,
 		RootVersion: z.Facts.RootVersion, ViewsRoot: z.Tree.Root(), Views: z.Tree.Size(), Suspended: z.Suspended,
 		Expires: expires.Unix(),
 	}
 }
 
 // View gives the view of a node.
-func (z *Zone) View(node string) (NodeView, bool) { return NodeView{}, false }
+func (z *Zone) View(node string) (NodeView, bool) {
+	i, ok := slices.BinarySearchFunc(z.Views, node, func(v NodeView, name string) int {
+		return strings.Compare(v.Node, name)
+	})
+	if !ok {
+		return NodeView{}, false
+	}
+	return z.Views[i], true
+}
 
 // Artefact gives the bytes of a class or block.
 func (z *Zone) Artefact(d peermap.Digest) ([]byte, bool) {
@@ -109,15 +185,3 @@ func (z *Zone) Artefact(d peermap.Digest) ([]byte, bool) {
 	b, ok := z.Blocks[d]
 	return b, ok
 }
-
-// Shrinkage is how many nodes a zone has before and after a change.
-type Shrinkage struct {
-	Zone          string
-	Before, After int
-	// Percent is the share of the nodes before that are gone, rounded up: a renamed node counts as gone.
-	Percent int
-	Emptied bool
-}
-
-// Shrink lists the zones of old that lose nodes, sorted by name.
-func Shrink(old, new *spec.Repository) []Shrinkage { return nil }

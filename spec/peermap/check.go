@@ -289,3 +289,7 @@ func (p Peer) check() error {
 	}
 	return nil
 }
+
+// Check says whether p could stand in a block: ErrInvalid with the reason if not. Encoding a block checks every peer;
+// this is for a caller who wants to name the peer's source.
+func (p Peer) Check() error { return p.check() }

@@ -130,3 +130,6 @@ func VerifyInclusion(root Digest, index, size uint64, leafData []byte, proof []D
 	}
 	return nil
 }
+
+// Leaf is the hash of leaf i, which must be below Size.
+func (t *Tree) Leaf(i uint64) Digest { return t.levels[0][i] }

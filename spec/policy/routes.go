@@ -185,3 +185,8 @@ func (t *Routes) Clashes() []Clash {
 	}
 	return out
 }
+
+// Within reports whether p lies inside one of prefixes.
+func Within(p netip.Prefix, prefixes []netip.Prefix) bool {
+	return slices.ContainsFunc(prefixes, func(w netip.Prefix) bool { return w.Bits() <= p.Bits() && w.Contains(p.Addr()) })
+}
