@@ -25,6 +25,9 @@ type State struct {
 	// Forward are the prefixes behind this node for which it routes. Empty: the host forwards nothing for the zone.
 	Forward  []netip.Prefix
 	Firewall Firewall
+
+	// publicKey belongs to Interface.PrivateKey; normalise fills it in, and a stored state has it alone.
+	publicKey Key
 }
 
 // Interface is the WireGuard device.

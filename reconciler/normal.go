@@ -1,0 +1,278 @@
+package reconciler
+
+import (
+	"bytes"
+	"cmp"
+	"crypto/sha256"
+	"encoding/base32"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/go-multierror"
+)
+
+// Limits of a State. They lie above what a compiled zone can ask for; what exceeds them is a mistake.
+const (
+	maxInterfaceName = 15 // IFNAMSIZ less its zero byte
+	maxOwner         = 200
+	maxID            = 256
+	maxRuleID        = 128
+	maxKeepalive     = 65535 * time.Second
+	maxPeers         = 65536 // of wireguard-go
+	minMTU           = 576
+)
+
+const namePrefix = "apex-"
+
+// InterfaceName is the default interface name of a zone: "apex-<zone>", and where that is longer than 15 bytes, the
+// zone's first five bytes and five characters of its SHA-256, so that the name is the same on every run.
+func InterfaceName(zone string) string {
+	if n := namePrefix + zone; len(n) <= maxInterfaceName {
+		return n
+	}
+	sum := sha256.Sum256([]byte(zone))
+	digest := strings.ToLower(base32.StdEncoding.EncodeToString(sum[:]))
+	return namePrefix + zone[:5] + digest[:5]
+}
+
+// TableName is the nftables table that belongs to an interface: the interface's name, always starting with "apex-".
+func TableName(iface string) string {
+	if strings.HasPrefix(iface, namePrefix) {
+		return iface
+	}
+	return namePrefix + iface
+}
+
+// normalise checks s and returns it with every list sorted and without duplicates, prefixes masked, keepalives in whole
+// seconds. Peers are sorted by key. Slices that are in order already are shared with s, not copied.
+func normalise(s State) (State, error) {
+	var bad *multierror.Error
+	fail := func(format string, a ...any) { bad = multierror.Append(bad, fmt.Errorf(format, a...)) }
+	if len(s.ID) > maxID {
+		fail("id is %d bytes long, at most %d are allowed", len(s.ID), maxID)
+	}
+	checkInterface(s.Interface, fail)
+	s.publicKey = Key{}
+	if pub, err := s.Interface.PrivateKey.Public(); err != nil {
+		fail("interface %s: %w", s.Interface.Name, err)
+	} else {
+		s.publicKey = pub
+	}
+	s.Addresses = normalAddresses(s.Addresses, fail)
+	s.Peers = normalPeers(s.Peers, fail)
+	s.Routes = normalRoutes(s.Routes, fail)
+	s.Forward = normalPrefixes(s.Forward, "forward", fail)
+	s.Firewall = normalFirewall(s.Firewall, fail)
+	if err := bad.ErrorOrNil(); err != nil {
+		bad.ErrorFormat = func(es []error) string {
+			parts := make([]string, len(es))
+			for i, e := range es {
+				parts[i] = e.Error()
+			}
+			return strings.Join(parts, "; ")
+		}
+		return State{}, fmt.Errorf("%w: %w", ErrInvalidState, err)
+	}
+	return s, nil
+}
+
+func checkInterface(i Interface, fail func(string, ...any)) {
+	if err := checkInterfaceName(i.Name); err != nil {
+		fail("%w", err)
+	}
+	if i.PrivateKey.IsZero() {
+		fail("interface %s has no private key", i.Name)
+	}
+	if i.MTU < minMTU || i.MTU > 65535 {
+		fail("interface %s: MTU %d is outside %d to 65535", i.Name, i.MTU, minMTU)
+	}
+}
+
+func checkInterfaceName(n string) error {
+	if n == "" || len(n) > maxInterfaceName || n == "." || n == ".." {
+		return fmt.Errorf("interface name %q: want 1 to %d bytes", n, maxInterfaceName)
+	}
+	for _, c := range []byte(n) {
+		if c <= ' ' || c > '~' || c == '/' || c == ':' || c == '%' || c == '"' || c == '\\' {
+			return fmt.Errorf("interface name %q: the character %q is not allowed", n, c)
+		}
+	}
+	return nil
+}
+
+func normalAddresses(in []netip.Prefix, fail func(string, ...any)) []netip.Prefix {
+	for _, p := range in {
+		if !p.IsValid() || p.Addr().Is4In6() || p.Addr().IsUnspecified() || p.Addr().IsMulticast() || p.Addr().IsLinkLocalUnicast() {
+			fail("address %s cannot be put on an interface", p)
+		}
+	}
+	return sortedUnique(in, comparePrefix)
+}
+
+func normalPeers(in []Peer, fail func(string, ...any)) []Peer {
+	if len(in) > maxPeers {
+		fail("%d peers are more than the %d a device can hold", len(in), maxPeers)
+		return nil
+	}
+	out := in
+	copied := false
+	edit := func() {
+		if !copied {
+			out, copied = slices.Clone(in), true
+		}
+	}
+	claims := make(map[netip.Prefix]int32, len(in))
+	for i := range in {
+		p := &in[i]
+		if p.PublicKey == (Key{}) {
+			fail("peer %s has no public key", p.Name)
+		}
+		for _, a := range p.AllowedIPs {
+			if !a.IsValid() || a.Addr().Is4In6() || a != a.Masked() {
+				fail("peer %s: allowed IP %s is not a masked prefix", p.label(), a)
+				continue
+			}
+			if j, dup := claims[a]; dup && int(j) != i {
+				fail("peers %s and %s both claim %s", in[j].label(), p.label(), a)
+			}
+			claims[a] = int32(i)
+		}
+		if p.Keepalive < 0 || p.Keepalive > maxKeepalive {
+			fail("peer %s: keepalive %s is outside 0 to 65535 s", p.label(), p.Keepalive)
+		}
+		if e := p.Endpoint; e.IsValid() && (e.Port() == 0 || e.Addr().IsUnspecified() || e.Addr().Is4In6()) {
+			fail("peer %s: endpoint %s has no port, no address or an IPv4-mapped one", p.label(), e)
+		}
+		if k := p.Keepalive.Truncate(time.Second); k != p.Keepalive {
+			edit()
+			out[i].Keepalive = k
+		}
+		if a := sortedUnique(p.AllowedIPs, comparePrefix); len(a) != len(p.AllowedIPs) || (len(a) > 0 && &a[0] != &p.AllowedIPs[0]) {
+			edit()
+			out[i].AllowedIPs = a
+		}
+	}
+	if !slices.IsSortedFunc(out, comparePeer) {
+		edit()
+		slices.SortFunc(out, comparePeer)
+	}
+	for i := 1; i < len(out); i++ {
+		if out[i].PublicKey == out[i-1].PublicKey {
+			fail("peers %s and %s have the same public key", out[i-1].label(), out[i].label())
+		}
+	}
+	return out
+}
+
+func (p *Peer) label() string {
+	if p.Name != "" {
+		return p.Name
+	}
+	return p.PublicKey.String()
+}
+
+func normalRoutes(in []Route, fail func(string, ...any)) []Route {
+	for _, r := range in {
+		if !r.Prefix.IsValid() || r.Prefix != r.Prefix.Masked() || r.Prefix.Addr().Is4In6() {
+			fail("route %s is not a masked prefix", r.Prefix)
+		}
+	}
+	return sortedUnique(in, func(a, b Route) int { return comparePrefix(a.Prefix, b.Prefix) })
+}
+
+func normalPrefixes(in []netip.Prefix, what string, fail func(string, ...any)) []netip.Prefix {
+	for _, p := range in {
+		if !p.IsValid() || p != p.Masked() || p.Addr().Is4In6() {
+			fail("%s prefix %s is not a masked prefix", what, p)
+		}
+	}
+	return sortedUnique(in, comparePrefix)
+}
+
+func normalFirewall(f Firewall, fail func(string, ...any)) Firewall {
+	sets := make([][]netip.Prefix, len(f.Sets))
+	for i, s := range f.Sets {
+		sets[i] = normalPrefixes(s, fmt.Sprintf("firewall set %d:", i), fail)
+	}
+	f.Sets = sets
+	for i := range f.Rules {
+		r := &f.Rules[i]
+		if r.ID == "" || len(r.ID) > maxRuleID || strings.ContainsFunc(r.ID, func(c rune) bool { return c < ' ' || c > '~' || c == '"' }) {
+			fail("firewall rule %q: an ID is 1 to %d printable ASCII characters without quotes", r.ID, maxRuleID)
+		}
+		if r.Hook < Input || r.Hook > Forward {
+			fail("firewall rule %s: unknown hook %d", r.ID, r.Hook)
+		}
+		for _, i := range slices.Concat(r.From, r.To) {
+			if i < 0 || i >= len(f.Sets) {
+				fail("firewall rule %s: there is no set %d", r.ID, i)
+			}
+		}
+		for _, p := range r.Ports {
+			switch {
+			case p.Protocol == protoICMP && p.First == 0 && p.Last == 0:
+			case (p.Protocol == protoTCP || p.Protocol == protoUDP) && p.First <= p.Last:
+			default:
+				fail("firewall rule %s: port %d/%d-%d is not TCP, UDP or ICMP with a range", r.ID, p.Protocol, p.First, p.Last)
+			}
+		}
+	}
+	return f
+}
+
+const (
+	protoICMP   = 1
+	protoTCP    = 6
+	protoUDP    = 17
+	protoICMPv6 = 58
+)
+
+// sortedUnique returns in itself when it is sorted without duplicates, else a sorted copy without them.
+func sortedUnique[T any](in []T, compare func(a, b T) int) []T {
+	strict := true
+	for i := 1; i < len(in) && strict; i++ {
+		strict = compare(in[i-1], in[i]) < 0
+	}
+	if strict {
+		return in
+	}
+	out := slices.Clone(in)
+	slices.SortFunc(out, compare)
+	return slices.CompactFunc(out, func(a, b T) bool { return compare(a, b) == 0 })
+}
+
+func comparePrefix(a, b netip.Prefix) int {
+	if c := a.Addr().Compare(b.Addr()); c != 0 {
+		return c
+	}
+	return cmp.Compare(a.Bits(), b.Bits())
+}
+
+func comparePeer(a, b Peer) int { return bytes.Compare(a.PublicKey[:], b.PublicKey[:]) }
+
+// equalStates reports whether two normalised states ask the same of the host. IDs and peer names do not count.
+func equalStates(a, b *State) bool {
+	return a.Interface.Name == b.Interface.Name && a.publicKey == b.publicKey &&
+		a.Interface.ListenPort == b.Interface.ListenPort && a.Interface.MTU == b.Interface.MTU &&
+		slices.Equal(a.Addresses, b.Addresses) &&
+		slices.Equal(a.Routes, b.Routes) && slices.Equal(a.Forward, b.Forward) &&
+		slices.EqualFunc(a.Peers, b.Peers, equalPeers) && equalFirewalls(&a.Firewall, &b.Firewall)
+}
+
+func equalPeers(a, b Peer) bool {
+	return a.PublicKey == b.PublicKey && a.Endpoint == b.Endpoint && a.Keepalive == b.Keepalive &&
+		slices.Equal(a.AllowedIPs, b.AllowedIPs)
+}
+
+func equalFirewalls(a, b *Firewall) bool {
+	return slices.EqualFunc(a.Rules, b.Rules, equalRules) &&
+		slices.EqualFunc(a.Sets, b.Sets, slices.Equal[[]netip.Prefix])
+}
+
+func equalRules(a, b Rule) bool {
+	return a.ID == b.ID && a.Hook == b.Hook && slices.Equal(a.From, b.From) && slices.Equal(a.To, b.To) &&
+		slices.Equal(a.Ports, b.Ports)
+}
