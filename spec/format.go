@@ -54,6 +54,7 @@ func formatOnce(src []byte) ([]byte, error) {
 				order(trees[i], info.shape, "apiVersion", "kind")
 			}
 		}
+		quoteColons(trees[i], false)
 		if err := encodeTree(&out, trees[i]); err != nil {
 			return nil, fmt.Errorf("%w: %w", ErrFormat, err)
 		}

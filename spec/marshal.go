@@ -7,6 +7,7 @@ import (
 	"reflect"
 	"slices"
 	"strconv"
+	"strings"
 
 	"gopkg.in/yaml.v3"
 )
@@ -173,6 +174,19 @@ func compact(n *yaml.Node) *yaml.Node {
 	}
 	if width <= flowWidth {
 		n.Style = yaml.FlowStyle
+		quoteColons(n, true)
 	}
 	return n
+}
+
+// quoteColons puts plain scalars with a ':' in double quotes where they stand in a flow collection: the YAML library
+// would else put them in single quotes, the odd ones out.
+func quoteColons(n *yaml.Node, flow bool) {
+	flow = flow || n.Style&yaml.FlowStyle != 0
+	if n.Kind == yaml.ScalarNode && flow && n.Style == 0 && strings.Contains(n.Value, ":") {
+		n.Style = yaml.DoubleQuotedStyle
+	}
+	for _, c := range n.Content {
+		quoteColons(c, flow)
+	}
 }
