@@ -132,6 +132,14 @@ func (f *Follower) Map(t Trusted) (*peermap.Map, error) {
 	return m, nil
 }
 
+// Forget says that artefacts of the current generation are gone from the disk: the next Sync fetches them again. What was
+// seen (epoch, serial) stays.
+func (f *Follower) Forget() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.current.View, f.assembled = peermap.Digest{}, nil
+}
+
 // Prune removes artefacts that neither the current generation nor one of the others needs. It does nothing while a step
 // is under way; the next call makes up for it.
 func (f *Follower) Prune(others ...Trusted) error {
@@ -229,7 +237,7 @@ func (f *Follower) walk(ctx context.Context, t Trusted) (Trusted, error) {
 			return t, err
 		}
 		f.opt.Logger.Info("trust root accepted", "version", version)
-		t.State = state
+		t.State, t.Rooted = state, f.opt.Now().UTC()
 	}
 	return t, fmt.Errorf("%w: reached version %d", ErrTooManyRoots, t.State.RootVersion())
 }
@@ -253,7 +261,7 @@ func (f *Follower) firstRoot(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		t.State = state
+		t.State, t.Rooted = state, f.opt.Now().UTC()
 		walked, err := f.walk(ctx, t)
 		return errors.Join(err, f.commit(walked))
 	}
@@ -273,7 +281,7 @@ func (f *Follower) Timestamp(ctx context.Context, envelope []byte) error {
 	if err != nil {
 		return err
 	}
-	t.State, t.Checked = state, f.opt.Now()
+	t.State = state
 	return f.commit(t)
 }
 
@@ -363,7 +371,7 @@ func (f *Follower) generation(ctx context.Context, next Trusted, p place, view [
 	}
 	before := f.Current()
 	next.Index, next.Size, next.Proof, next.View = p.index, p.size, p.proof, p.view
-	next.Since = f.opt.Now()
+	next.Since = f.opt.Now().UTC()
 	if next.View == before.View {
 		return false, f.commit(next)
 	}

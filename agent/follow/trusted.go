@@ -23,9 +23,9 @@ type Trusted struct {
 	Index uint64           `json:"index"`
 	Size  uint64           `json:"size"`
 	Proof []peermap.Digest `json:"proof"`
-	// Since is when the manifest came into force here; Checked when a timestamp was last accepted.
-	Since   time.Time `json:"since"`
-	Checked time.Time `json:"checked"`
+	// Rooted is when the newest trust root was accepted, Since when the manifest came into force here.
+	Rooted time.Time `json:"rooted"`
+	Since  time.Time `json:"since"`
 }
 
 // Complete says whether there is a generation to act on.

@@ -1,0 +1,19 @@
+// Package agent is the node daemon: it follows the signed generations of the zones its host is in and makes the host so.
+//
+//	controller ──▶ fetch ──▶ follow (verify, store) ──▶ desired ──▶ reconciler.Engine ──▶ host
+//	                              │     ▲                              │
+//	                              ▼     │ boot                         ▼
+//	                            cache ──┘                           status ──▶ unix socket, controller, metrics
+//
+// Promises:
+//   - The host is brought to its last good state before the first byte goes to the network, and the interface is never
+//     deleted to start over.
+//   - Fail static: whatever cannot be reached, has expired or fails verification changes nothing on the host. A
+//     condition says what happened, in words.
+//   - What has been seen (epoch, serial) is on disk before the host changes, so that a restart cannot be talked back.
+//   - A change is confirmed or undone; a generation that had to be undone is quarantined until another one arrives.
+//   - What runs out (notAfter) runs out on time, also without a controller.
+//
+// One process serves all zones of a host; the zones share nothing but the process. Package agent and what it imports
+// know no git, no YAML loader and no server.
+package agent

@@ -1,0 +1,406 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/apex-network/apex/agent/desired"
+	"github.com/apex-network/apex/agent/follow"
+	"github.com/apex-network/apex/agent/resolve"
+	"github.com/apex-network/apex/agent/status"
+	"github.com/apex-network/apex/reconciler"
+	"github.com/apex-network/apex/spec/peermap"
+)
+
+// hostPauses bound the pause before the host is tried again after an error that a later attempt may not meet.
+const (
+	hostPauseMin = 2 * time.Second
+	hostPauseMax = 5 * time.Minute
+	// longestSleep bounds how long the loop trusts a timer: a clock that was set must not keep what has run out alive.
+	longestSleep = time.Minute
+)
+
+// hostLoop alone changes the host. Its states:
+//
+//	    Recover fails                           an error
+//	  ┌──(pause)──┐                            ┌──(pause)──┐
+//	  ▼           │                            ▼           │
+//	booting ──────┴──▶ in the last good ──▶ attending ─────┘◀─ offered: a newer generation is trusted
+//	                   state (offline)         │  ▲         ◀─ moved:   an endpoint has another address
+//	                                           └──┘         ◀─ due:     something has run out (notAfter)
+func (z *zone) hostLoop(ctx context.Context) {
+	pause := newBackoff(hostPauseMin, hostPauseMax)
+	for {
+		due, err := z.boot(ctx)
+		closeOnce(z.booted)
+		if err == nil {
+			z.attendAll(ctx, due, pause)
+			return
+		}
+		if ctx.Err() != nil {
+			return
+		}
+		z.hostFailed(err)
+		if !sleep(ctx, pause.next()) {
+			return
+		}
+	}
+}
+
+// attendAll runs once the host is in its last good state. due is when something in it runs out.
+func (z *zone) attendAll(ctx context.Context, due time.Time, pause *backoff) {
+	var drift sync.WaitGroup
+	drift.Go(func() { z.watchDrift(ctx) })
+	defer drift.Wait()
+	pause.reset()
+	moved := false
+	var hold time.Time // not before, after an error
+	for {
+		wake := time.NewTimer(z.untilDue(due, hold, moved))
+		select {
+		case <-ctx.Done():
+			wake.Stop()
+			return
+		case <-z.offered:
+		case <-z.moved:
+			moved = true
+		case <-wake.C:
+		}
+		wake.Stop()
+		if z.now().Before(hold) {
+			continue
+		}
+		next, err := z.attend(ctx, due, moved)
+		if err == nil {
+			due, moved, hold = next, false, time.Time{}
+			pause.reset()
+			continue
+		}
+		if ctx.Err() != nil {
+			return
+		}
+		z.hostFailed(err)
+		hold = z.now().Add(pause.next())
+	}
+}
+
+// untilDue is how long the host loop may sleep.
+func (z *zone) untilDue(due, hold time.Time, moved bool) time.Duration {
+	now := z.now()
+	switch {
+	case !hold.IsZero():
+		return min(max(hold.Sub(now), 0), longestSleep)
+	case moved:
+		return 0
+	case due.IsZero():
+		return longestSleep
+	}
+	return min(max(due.Sub(now), 0), longestSleep)
+}
+
+// attend does what there is to do: change to a newer generation, or renew the one applied, or nothing. It gives the
+// instant at which something in force runs out.
+func (z *zone) attend(ctx context.Context, due time.Time, moved bool) (time.Time, error) {
+	if z.standing.reason(status.ApplyFailed) == rollbackFailed {
+		if _, err := z.engine.Recover(ctx); err != nil {
+			return due, err
+		}
+	}
+	newest, applied := z.follower.Current(), z.standing.current()
+	if newest.Complete() && newest.View != applied.View && !z.standing.isUndone(newest.View) {
+		started := z.now()
+		next, err := z.change(ctx, newest)
+		if err == nil {
+			z.log.Info("generation applied", "epoch", newest.State.Epoch(), "serial", newest.State.Serial(), "took", z.now().Sub(started))
+		}
+		return next, err
+	}
+	if newest.Complete() && newest.View == applied.View {
+		z.same(newest, applied)
+		applied = newest
+	}
+	passed := !due.IsZero() && !z.now().Before(due)
+	if applied.Complete() && (moved || passed || z.standing.is(status.ApplyFailed) || z.standing.is(status.Conflict)) {
+		return z.renew(ctx, applied)
+	}
+	z.judge()
+	return due, nil
+}
+
+// boot brings the host to its last good state without the network: first what the engine confirmed, then what the
+// verified cache says of it now (something may have run out since).
+func (z *zone) boot(ctx context.Context) (due time.Time, err error) {
+	report, err := z.engine.Recover(ctx)
+	if err != nil {
+		return time.Time{}, err
+	}
+	if report.RolledBack {
+		z.standing.count(func(c *status.Counters) { c.RolledBack++ })
+		z.log.Warn("an interrupted change was taken back", "state", report.ID, "reason", report.Reason)
+	}
+	t, ok := z.lastGood()
+	if !ok {
+		return time.Time{}, nil
+	}
+	due, err = z.enforce(ctx, t, nil)
+	if err != nil {
+		// The engine's own last state is in force; what is wrong is told, and the network may bring better.
+		z.log.Error("the last good generation cannot be renewed from the cache", "error", err)
+		z.hostFailed(err)
+		return due, nil
+	}
+	z.confirmed(t, report)
+	return due, nil
+}
+
+// lastGood is the generation to boot into. The newest verified one counts if the engine confirmed it, even if a crash
+// kept the record of that from being written.
+func (z *zone) lastGood() (follow.Trusted, bool) {
+	newest := z.follower.Current()
+	confirmed, ok := z.engine.Confirmed()
+	if ok && newest.Complete() && confirmed.ID == newest.View.String() {
+		return newest, true
+	}
+	pin, err := z.opt.Config.Pin()
+	if err != nil {
+		return follow.Trusted{}, false
+	}
+	t, ok, err := follow.Load(z.store, appliedRecord, z.opt.Config.Network, z.name, z.opt.Config.Node, pin)
+	if err != nil {
+		z.standing.set(status.CacheDamaged, true, "Damaged", err.Error(), z.now())
+	}
+	if !ok || !t.Complete() {
+		return follow.Trusted{}, false
+	}
+	if newest.Complete() && newest.View == t.View {
+		return newest, true
+	}
+	return t, true
+}
+
+// same notes a generation that changes nothing for this node. The host is not looked at. The record of what is applied
+// stays as it is: it proves the same view.
+func (z *zone) same(t, applied follow.Trusted) {
+	if t.State.ManifestDigest() != applied.State.ManifestDigest() {
+		z.standing.count(func(c *status.Counters) { c.Unchanged++ })
+	}
+	z.standing.confirm(t, z.now())
+	z.forgive(t.View)
+}
+
+// renew builds the state of the applied generation anew: an endpoint moved or something ran out. It was wanted before and
+// takes nothing away that a probe could miss, so none is asked.
+func (z *zone) renew(ctx context.Context, t follow.Trusted) (time.Time, error) {
+	due, err := z.enforce(ctx, t, nil)
+	if err == nil {
+		z.clear(status.ApplyFailed)
+	}
+	return due, err
+}
+
+// change is the commit-confirm of a new generation.
+func (z *zone) change(ctx context.Context, t follow.Trusted) (time.Time, error) {
+	p := z.newProbe()
+	due, err := z.enforce(ctx, t, p)
+	if errors.Is(err, errCutOff) && !z.reachable(ctx) {
+		// With the old state back in force the controller is away as well, so the new state is not to blame.
+		z.log.Warn("the controller is away with the old state too; applying again without asking for it")
+		p.controller = false
+		due, err = z.enforce(ctx, t, p)
+	}
+	if errors.Is(err, errCutOff) {
+		return due, z.condemn(t, err)
+	}
+	return due, err
+}
+
+// reachable gives a controller the probe's bound to answer.
+func (z *zone) reachable(ctx context.Context) bool {
+	ctx, cancel := context.WithTimeout(ctx, z.opt.Times.ProbeBound)
+	defer cancel()
+	return z.client.Reachable(ctx) == nil
+}
+
+// enforce brings the host to a generation as it is now, and says when something in it runs out.
+func (z *zone) enforce(ctx context.Context, t follow.Trusted, p *probe) (due time.Time, err error) {
+	m, err := z.follower.Map(t)
+	if err != nil {
+		return time.Time{}, err
+	}
+	end := z.resolver.Round()
+	built, err := desired.Build(m, t.View.String(), desired.Local{
+		Interface: z.iface, PrivateKey: z.key, Endpoint: z.resolver.Endpoint, Claims: t.Claims(),
+	}, z.now())
+	end()
+	if err != nil {
+		return time.Time{}, err
+	}
+	var ask reconciler.Probe
+	if p != nil {
+		ask = p.prepare(built.State)
+	}
+	report, err := z.engine.Apply(ctx, built.State, ask)
+	if err != nil {
+		return time.Time{}, z.undone(t, report, err, p)
+	}
+	z.standing.follow(movableOf(m))
+	if p != nil {
+		z.confirmed(t, report)
+	}
+	z.judgeConflicts(report.Conflicts)
+	return built.Next, nil
+}
+
+// confirmed notes that the host is in t: in memory, and on disk for the next boot.
+func (z *zone) confirmed(t follow.Trusted, report reconciler.Report) {
+	if report.Total > 0 {
+		z.standing.count(func(c *status.Counters) { c.Applied++ })
+	}
+	z.standing.confirm(t, z.now())
+	if err := z.store.Save(appliedRecord, t); err != nil {
+		z.set(status.CacheDamaged, "WriteFailed", err.Error())
+	}
+	if err := z.follower.Prune(t); err != nil {
+		z.log.Warn("old artefacts cannot be removed", "error", err)
+	}
+	z.forgive(t.View)
+	z.clear(status.ApplyFailed)
+	z.clear(status.KeyMismatch)
+	poke(z.changed)
+}
+
+// forgive lifts the quarantine once another generation has arrived.
+func (z *zone) forgive(view peermap.Digest) {
+	if !z.standing.is(status.RolledBack) || z.standing.isUndone(view) {
+		return
+	}
+	if err := z.store.Remove(quarantineRecord); err != nil {
+		z.log.Warn("the quarantine cannot be lifted on disk", "error", err)
+	}
+	z.standing.quarantine(nil, z.now())
+}
+
+// undone notes that the engine took a generation back, and quarantines it if it is to blame.
+func (z *zone) undone(t follow.Trusted, report reconciler.Report, err error, p *probe) error {
+	if !report.RolledBack {
+		return err
+	}
+	z.standing.count(func(c *status.Counters) { c.RolledBack++ })
+	if p == nil || !report.Quarantine || errors.Is(err, reconciler.ErrPermission) || errors.Is(err, reconciler.ErrUnsupported) {
+		return err
+	}
+	if p.cutOff() {
+		return fmt.Errorf("%w: %w", errCutOff, err)
+	}
+	return z.condemn(t, err)
+}
+
+// condemn quarantines a generation.
+func (z *zone) condemn(t follow.Trusted, cause error) error {
+	q := &quarantine{View: t.View, Serial: t.State.Serial(), Reason: explain(cause), Since: z.now().UTC()}
+	z.standing.quarantine(q, z.now())
+	if err := z.store.Save(quarantineRecord, q); err != nil {
+		z.log.Error("the quarantine cannot be written; after a restart the generation is tried again", "error", err)
+	}
+	z.log.Error("generation rolled back and quarantined", "serial", q.Serial, "view", q.View, "reason", q.Reason)
+	poke(z.changed)
+	z.judge()
+	return fmt.Errorf("%w: %w", errQuarantined, cause)
+}
+
+// Reasons why a change did not stay.
+var (
+	errCutOff      = errors.New("the change cut this host off from its controller")
+	errQuarantined = errors.New("quarantined")
+)
+
+// hostFailed raises the condition that says why the host is not as it should be.
+func (z *zone) hostFailed(err error) {
+	switch {
+	case errors.Is(err, context.Canceled), errors.Is(err, errQuarantined):
+	case errors.Is(err, desired.ErrKeyMismatch):
+		z.set(status.KeyMismatch, "OtherKey", explain(err))
+	case errors.Is(err, desired.ErrClaim):
+		z.set(status.Refused, "ClaimNotGranted", explain(err))
+	case errors.Is(err, peermap.ErrMissing), errors.Is(err, peermap.ErrDigest):
+		z.follower.Forget() // the network loop fetches again what the disk lost
+		z.set(status.CacheDamaged, "Damaged", explain(err))
+	case errors.Is(err, reconciler.ErrForeign):
+		z.set(status.Conflict, "NameTaken", explain(err))
+	default:
+		z.set(status.ApplyFailed, applyReason(err), explain(err))
+	}
+}
+
+// rollbackFailed is the reason under which the engine must recover before anything else.
+const rollbackFailed = "RollbackFailed"
+
+func applyReason(err error) string {
+	switch {
+	case errors.Is(err, reconciler.ErrRollbackFailed), errors.Is(err, reconciler.ErrUnfinished):
+		return rollbackFailed
+	case errors.Is(err, reconciler.ErrPermission):
+		return "MissingPrivilege"
+	case errors.Is(err, reconciler.ErrUnsupported):
+		return "Unsupported"
+	case errors.Is(err, reconciler.ErrInvalidState):
+		return "InvalidState"
+	}
+	return "HostRefused"
+}
+
+func (z *zone) judgeConflicts(conflicts []reconciler.Conflict) {
+	if len(conflicts) == 0 {
+		z.clear(status.Conflict)
+		return
+	}
+	message := conflicts[0].String()
+	if more := len(conflicts) - 1; more > 0 {
+		message += fmt.Sprintf(" (and %d more)", more)
+	}
+	z.set(status.Conflict, "ForeignObject", message)
+}
+
+// watchDrift lets the engine repair what others change, and tells of it.
+func (z *zone) watchDrift(ctx context.Context) {
+	err := z.engine.Watch(ctx, func(report reconciler.Report, err error) {
+		if err != nil {
+			z.set(status.Drifted, "RepairFailed", explain(err))
+			return
+		}
+		z.judgeConflicts(report.Conflicts)
+		if !report.Drift {
+			return
+		}
+		z.standing.drifted(report)
+		if report.Deferred {
+			z.set(status.Drifted, "RateLimited", "Somebody keeps changing what is ours; the repair waits for its turn.")
+			return
+		}
+		z.clear(status.Drifted)
+		poke(z.changed)
+	})
+	if err != nil && ctx.Err() == nil {
+		z.set(status.Drifted, "NotWatching", explain(err))
+	}
+}
+
+// movable is a peer whose endpoint may have another address.
+type movable struct {
+	name      string
+	endpoints []string
+	sent      int64 // bytes, when it was last looked at
+}
+
+func movableOf(m *peermap.Map) map[reconciler.Key]movable {
+	out := map[reconciler.Key]movable{}
+	for i := range m.Peers {
+		if p := &m.Peers[i]; resolve.Movable(p.Endpoints) {
+			out[reconciler.Key(p.PublicKey)] = movable{name: p.Name, endpoints: p.Endpoints}
+		}
+	}
+	return out
+}

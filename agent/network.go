@@ -1,0 +1,262 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"time"
+
+	"github.com/apex-network/apex/agent/desired"
+	"github.com/apex-network/apex/agent/fetch"
+	"github.com/apex-network/apex/agent/follow"
+	"github.com/apex-network/apex/agent/status"
+	"github.com/apex-network/apex/internal/protocol"
+	"github.com/apex-network/apex/signer"
+	"github.com/apex-network/apex/spec/peermap"
+)
+
+// errStep says that the stream itself is fine, but that what it brought, or failed to bring, calls for a full step.
+var errStep = errors.New("a full step is needed")
+
+// networkLoop alone talks to controllers and verifies. Its states:
+//
+//	            step needed                      held is what is current
+//	starting ──────────────▶ stepping (Sync) ──────────────────────────▶ watching ──┐ timestamp, update, heartbeat
+//	   │                        │  ▲                                        │  ▲    │
+//	   │  a generation is held  │  └── a frame of no use, stale, root walk ─┤  └────┘
+//	   └────────────────────────┼─────────────▶ watching                    │
+//	                            ▼                                           ▼
+//	                        pausing (back-off, next controller) ◀── stream broken
+//
+// A reconnect begins with the watch itself, which brings whatever is newer: a restarted controller is asked one thing.
+func (z *zone) networkLoop(ctx context.Context) {
+	pause := newBackoff(z.opt.Times.BackoffMin, z.opt.Times.BackoffMax)
+	step := !z.follower.Current().Complete()
+	walked := z.now()
+	for ctx.Err() == nil {
+		err := z.follow(ctx, step, &walked, pause)
+		z.disconnected()
+		if ctx.Err() != nil {
+			return
+		}
+		step = true
+		if !errors.Is(err, errStep) {
+			step = !errors.Is(err, fetch.ErrUnreachable) && !errors.Is(err, fetch.ErrSlow) || !z.follower.Current().Complete()
+			z.networkFailed(err)
+			if !sleep(ctx, pause.next()) {
+				return
+			}
+		}
+	}
+}
+
+// follow does a full step if one is needed, then watches until something ends that.
+func (z *zone) follow(ctx context.Context, step bool, walked *time.Time, pause *backoff) error {
+	if step {
+		if _, err := z.follower.Sync(ctx); err != nil {
+			return err
+		}
+		*walked = z.now()
+		z.verified()
+	}
+	held := z.follower.Current()
+	stream, err := z.client.Watch(ctx, held.State.ManifestDigest(), held.View)
+	if err != nil {
+		return err
+	}
+	defer stream.Close()
+	z.connected()
+	for {
+		message, err := stream.Next()
+		if err != nil {
+			return err
+		}
+		pause.reset()
+		if err := z.hear(ctx, message); err != nil {
+			return err
+		}
+		if !z.follower.Current().Complete() {
+			return errStep // the disk lost something
+		}
+		if z.now().Sub(*walked) >= z.opt.Times.RootWalk {
+			if err := z.follower.Roots(ctx); err != nil {
+				return err
+			}
+			*walked = z.now()
+		}
+	}
+}
+
+// hear takes one message. A frame that fails is worth a full step, which then says what is wrong; a controller that keeps
+// the stream up and lets its timestamps run out is left for another.
+func (z *zone) hear(ctx context.Context, message protocol.Message) error {
+	var err error
+	switch {
+	case message.Update != nil:
+		_, err = z.follower.Update(ctx, message.Update)
+	case message.Timestamp != nil:
+		err = z.follower.Timestamp(ctx, message.Timestamp)
+		if _, missing := z.follower.Current().State.Wanted(); err == nil && missing {
+			return errStep
+		}
+	default:
+		return z.heartbeat()
+	}
+	if err != nil {
+		if ctx.Err() != nil || errors.Is(err, fetch.ErrUnreachable) || errors.Is(err, follow.ErrStore) {
+			return err
+		}
+		z.log.Warn("a message of the watch was refused", "error", err)
+		z.standing.count(func(c *status.Counters) { c.Refused++ })
+		if isAlarm(err) {
+			return err
+		}
+		return errStep
+	}
+	z.verified()
+	return nil
+}
+
+func (z *zone) heartbeat() error {
+	t := z.follower.Current().State
+	stamp, ok := t.Timestamp()
+	if ok && z.now().Unix() >= stamp.Expires {
+		z.client.Rotate()
+		return errStep
+	}
+	return nil
+}
+
+// connected and disconnected keep the books of the watch.
+func (z *zone) connected() {
+	if z.standing.connect(true, z.now()) {
+		z.log.Info("controller connected", "url", z.client.Controller())
+		poke(z.changed)
+	}
+	z.clear(status.Unreachable)
+	z.clear(status.NotMember)
+}
+
+func (z *zone) disconnected() {
+	if z.standing.connect(false, z.now()) {
+		z.log.Info("controller disconnected")
+	}
+}
+
+// verified follows every message that held: what was wrong before is over.
+func (z *zone) verified() {
+	z.clear(status.Unreachable)
+	z.clear(status.NotMember)
+	z.clear(status.Refused)
+	if z.follower.Current().Complete() {
+		z.clear(status.CacheDamaged)
+	}
+	poke(z.offered)
+}
+
+// networkFailed raises the condition that says why nothing newer is trusted. Nothing here reaches the host.
+func (z *zone) networkFailed(err error) {
+	message := explain(err)
+	switch {
+	case errors.Is(err, follow.ErrStore):
+		z.set(status.CacheDamaged, "WriteFailed", message)
+	case errors.Is(err, fetch.ErrDenied):
+		z.client.Rotate()
+		z.set(status.NotMember, "ProofRefused", message)
+	case errors.Is(err, fetch.ErrNotFound):
+		z.client.Rotate()
+		z.set(status.NotMember, "NotFound", message)
+	case errors.Is(err, fetch.ErrUnreachable), errors.Is(err, fetch.ErrSlow):
+		reason := "NoAnswer"
+		if errors.Is(err, fetch.ErrSlow) {
+			reason = "TooSlow"
+		}
+		z.set(status.Unreachable, reason, message)
+	case isAlarm(err):
+		z.client.Rotate()
+		z.standing.count(func(c *status.Counters) { c.Refused++ })
+		if z.standing.alarm(refusal(err), message, z.now()) {
+			z.log.Error("TRUST ALARM", "reason", refusal(err), "message", message)
+			poke(z.changed)
+		}
+		z.judge()
+	default:
+		z.client.Rotate()
+		z.standing.count(func(c *status.Counters) { c.Refused++ })
+		z.set(status.Refused, refusal(err), message)
+	}
+}
+
+// isAlarm says whether no honest controller can have caused the error.
+func isAlarm(err error) bool {
+	for _, alarm := range []error{signer.ErrRollback, signer.ErrFork, signer.ErrRootSkip, signer.ErrPin, follow.ErrNoPinnedRoot} {
+		if errors.Is(err, alarm) {
+			return true
+		}
+	}
+	return false
+}
+
+// refusal is the one-word reason for what was refused. The order matters where an error wraps several.
+func refusal(err error) string {
+	for _, row := range []struct {
+		is     error
+		reason string
+	}{
+		{signer.ErrRollback, "Rollback"},
+		{signer.ErrFork, "Fork"},
+		{signer.ErrRootSkip, "RootSkipped"},
+		{signer.ErrPin, "WrongRoot"},
+		{follow.ErrNoPinnedRoot, "WrongRoot"},
+		{signer.ErrTooLarge, "TooLarge"},
+		{peermap.ErrTooLarge, "TooLarge"},
+		{protocol.ErrTooLarge, "TooLarge"},
+		{fetch.ErrTooLarge, "TooLarge"},
+		{signer.ErrThreshold, "TooFewSignatures"},
+		{signer.ErrSignature, "BadSignature"},
+		{signer.ErrWrongNetwork, "WrongNetwork"},
+		{signer.ErrWrongZone, "WrongZone"},
+		{signer.ErrWrongNode, "WrongNode"},
+		{signer.ErrProof, "NotInGeneration"},
+		{signer.ErrMismatch, "MixedGenerations"},
+		{signer.ErrNewerRoot, "RootMissing"},
+		{signer.ErrExpired, "Expired"},
+		{signer.ErrFuture, "FromTheFuture"},
+		{signer.ErrValidity, "LivesTooLong"},
+		{desired.ErrClaim, "ClaimNotGranted"},
+		{peermap.ErrDigest, "WrongBytes"},
+		{protocol.ErrDelta, "WrongBytes"},
+		{peermap.ErrMissing, "Incomplete"},
+		{signer.ErrFormat, "Malformed"},
+		{signer.ErrType, "Malformed"},
+		{signer.ErrInvalidRoot, "Malformed"},
+		{protocol.ErrMalformed, "Malformed"},
+		{peermap.ErrNotCanonical, "Malformed"},
+		{peermap.ErrInvalid, "ImpossibleMap"},
+	} {
+		if errors.Is(err, row.is) {
+			return row.reason
+		}
+	}
+	return "Failed"
+}
+
+// explain is an error as the message of a condition: one line, bounded.
+func explain(err error) string {
+	text := []rune(err.Error())
+	for i, r := range text {
+		if r == '\n' || r == '\r' || r == '\t' {
+			text[i] = ' '
+		}
+	}
+	const most = 480
+	if len(text) > most {
+		return string(text[:most]) + "…"
+	}
+	return string(text)
+}
+
+// jittered is d, give or take a tenth.
+func jittered(d time.Duration) time.Duration {
+	return d - d/10 + rand.N(d/5+1)
+}
