@@ -163,9 +163,10 @@ type Selector struct {
 	Labels map[string]string `yaml:"labels,omitempty" json:"labels,omitempty" apex:"labels"`
 	// CIDR selects addresses behind subnet routers: a prefix equal to or inside some node's route.
 	CIDR netip.Prefix `yaml:"cidr,omitempty" json:"cidr,omitempty"`
-	// Group and User select enrolled nodes by identity; they match nothing until identities exist.
+	// Group selects enrolled nodes by a group of their identity; it matches nothing until identities exist.
 	Group string `yaml:"group,omitempty" json:"group,omitempty" apex:"identity"`
-	User  string `yaml:"user,omitempty" json:"user,omitempty" apex:"identity"`
+	// User selects enrolled nodes by the user of their identity; it matches nothing until identities exist.
+	User string `yaml:"user,omitempty" json:"user,omitempty" apex:"identity"`
 }
 
 // PolicyTest asserts what the policy must allow and must deny. Endpoints are node names, or addresses or prefixes

@@ -117,7 +117,7 @@ func readKey(text string, _ *bounds, v reflect.Value) *fault {
 
 func readDuration(text string, b *bounds, v reflect.Value) *fault {
 	d, err := time.ParseDuration(text)
-	if err != nil {
+	if err != nil || text == "0" {
 		return faultf(diag.BadDuration, "write a number with a unit, such as 25s, 10m or 168h", "%q is not a duration", clip(text))
 	}
 	low, high := Duration(b.min), Duration(b.max)
