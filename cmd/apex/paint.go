@@ -1,0 +1,22 @@
+package main
+
+import "github.com/apex-network/apex/internal/cli"
+
+// style is an ANSI SGR parameter.
+type style string
+
+const (
+	red    style = "31"
+	green  style = "32"
+	yellow style = "33"
+	bold   style = "1"
+	dim    style = "2"
+)
+
+// paint colours text when the streams show colour.
+func paint(s cli.Streams, st style, text string) string {
+	if !s.Color {
+		return text
+	}
+	return "\x1b[" + string(st) + "m" + text + "\x1b[0m"
+}
