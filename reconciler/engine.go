@@ -76,7 +76,7 @@ type Engine struct {
 	// events, interest and public guard themselves: they are used while mu is held by a long operation.
 	events   eventState
 	interest atomic.Pointer[map[netip.Prefix]struct{}] // prefixes whose foreign namesakes would clash with ours
-	ifindex  atomic.Int64 // of our interface when it was last seen
+	ifindex  atomic.Int64                              // of our interface when it was last seen
 	public   publicState
 
 	// beforeStep and afterStep are for fault injection in tests.
