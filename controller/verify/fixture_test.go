@@ -20,6 +20,8 @@ const (
 )
 
 // world is a network repository with a trust root and one key per part.
+type rootKey = gittest.SSHKey
+
 type world struct {
 	t     *testing.T
 	env   *gittest.Env
@@ -119,4 +121,3 @@ func (w *world) unsigned(message string) []byte {
 	w.repo.Git("reset", "-q", "--soft", "HEAD~1")
 	return raw
 }
-

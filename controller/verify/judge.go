@@ -3,6 +3,8 @@ package verify
 import (
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 
 	"github.com/apex-network/apex/internal/gitobject"
@@ -88,6 +90,9 @@ func (s *session) checkTree(c *gitobject.Commit) error {
 
 // signedBy finds the key of root that signed the commit.
 func signedBy(c *gitobject.Commit, root *signer.Root) (signer.Signer, error) {
+	if c.Fault != nil {
+		return signer.Signer{}, refusef(CodeMalformed, "%v. Make the commit again with git itself", c.Fault)
+	}
 	if len(c.Signature) == 0 {
 		return signer.Signer{}, refusef(CodeUnsigned, "it is not signed. Sign it: git commit --amend -S (or git rebase --exec 'git commit --amend --no-edit -S' for several), with gpg.format=ssh and user.signingkey set")
 	}
@@ -262,21 +267,15 @@ func (s *session) forgeOnlyMerges(c *gitobject.Commit, changes []change, by auth
 // authorisePaths checks the changes outside the trust folder and returns those inside.
 func (s *session) authorisePaths(changes []change, by authority, id, name string) (rules []string, trust []change, err error) {
 	var denied []string
-	used := map[string]bool{}
+	var content []change
 	for _, ch := range changes {
 		if signer.IsTrustPath(ch.Path) {
 			trust = append(trust, ch)
 			continue
 		}
-		for _, root := range by.roots {
-			rule, ok := root.MayChange(id, ch.Path)
-			if !ok {
-				denied = append(denied, ch.Path)
-				break
-			}
-			if err := s.authoriseZones(root, rule, ch, id, name, used); err != nil {
-				return nil, nil, err
-			}
+		content = append(content, ch)
+		if !mayChange(by.roots, id, ch.Path) {
+			denied = append(denied, ch.Path)
 		}
 	}
 	if len(denied) > 0 {
@@ -285,10 +284,24 @@ func (s *session) authorisePaths(changes []change, by authority, id, name string
 		r.paths = denied
 		return nil, nil, r
 	}
-	for rule := range used {
-		rules = union(rules, []string{rule})
+	used := map[string]bool{}
+	for _, ch := range content {
+		for _, root := range by.roots {
+			if err := s.authoriseZones(root, ch, id, name, used); err != nil {
+				return nil, nil, err
+			}
+		}
 	}
-	return rules, trust, nil
+	return slices.Sorted(maps.Keys(used)), trust, nil
+}
+
+func mayChange(roots []*signer.Root, id, path string) bool {
+	for _, root := range roots {
+		if _, ok := root.MayChange(id, path); !ok {
+			return false
+		}
+	}
+	return true
 }
 
 // authoriseTrust checks the changes inside the trust folder. Such a commit must carry exactly the next version, signed by

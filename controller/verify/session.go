@@ -111,9 +111,13 @@ func (s *session) loadTrust(tree string) (*trustState, error) {
 	return state, nil
 }
 
-// holdsPin reports whether a commit holds the pinned first trust root.
+// holdsPin reports whether a commit holds the pinned first trust root. Commits from before the adoption may be odd in any
+// way; those hold nothing.
 func (s *session) holdsPin(c *gitobject.Commit) (bool, error) {
 	state, err := s.trustAt(c)
+	if gitobject.IsHostile(err) {
+		return false, nil
+	}
 	return err == nil && state.pinned, err
 }
 

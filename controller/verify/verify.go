@@ -91,11 +91,11 @@ func Range(ctx context.Context, src gitobject.Objects, trust Trust, frontier Fro
 	if frontier.Commit == head && head != "" {
 		return s.standing(frontier)
 	}
+	r := run{session: s}
 	tip, err := s.commit(head)
 	if err != nil {
-		return Result{}, err
+		return r.refused(&gitobject.Commit{ID: head}, err)
 	}
-	r := run{session: s}
 	if err := r.locate(frontier, tip); err != nil {
 		return r.refused(tip, err)
 	}

@@ -63,9 +63,10 @@ func (s *session) zonesOf(f gitobject.File) (zoneAnswer, error) {
 	return answer, nil
 }
 
-// authoriseZones checks the zones that a change's old and new documents name, where the rule limits them, and notes the
-// rules used.
-func (s *session) authoriseZones(root *signer.Root, rule string, ch change, id, name string, used map[string]bool) error {
+// authoriseZones checks the zones that a change's old and new documents name, where the rule that lets the key change the
+// path limits them, and notes the rules used.
+func (s *session) authoriseZones(root *signer.Root, ch change, id, name string, used map[string]bool) error {
+	rule, _ := root.MayChange(id, ch.Path)
 	if !limitsZones(root, rule) || !spec.IsSource(ch.Path) {
 		used[rule] = true
 		return nil

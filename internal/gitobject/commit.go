@@ -19,6 +19,9 @@ type Commit struct {
 	Signature []byte
 	// Payload is the stored bytes without the gpgsig header: what the signature covers.
 	Payload []byte
+	// Fault says what no honest tool writes although tree and parents are clear. Old histories hold such commits: they
+	// may be walked over, but not accepted. The fields above other than Tree and Parents are then not to be used.
+	Fault error
 }
 
 // FirstParent returns the first parent's id, or "" for a commit without parents.
@@ -68,17 +71,26 @@ func ReadCommit(ctx context.Context, src Objects, id string) (*Commit, error) {
 
 // ParseCommit parses the stored bytes of a commit. The header fields must stand in git's order (tree, parents, author,
 // committer, then others), none but parent may repeat, and there is one signature header at most: gpgsig. Unknown
-// fields are allowed, for tools write their own; they are part of the payload. ID is left empty.
+// fields are allowed, for tools write their own; they are part of the payload. ID is left empty. It fails with
+// ErrMalformed if tree and parents cannot be read; what else is wrong is in Fault.
 func ParseCommit(raw []byte) (*Commit, error) {
 	p := commitParser{rest: raw}
 	c := &Commit{}
-	for _, step := range []func(*Commit) error{p.tree, p.parents, p.people, p.others} {
-		if err := step(c); err != nil {
-			return nil, fmt.Errorf("%w: %w", ErrMalformed, err)
-		}
+	if err := p.tree(c); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrMalformed, err)
 	}
-	if bytes.IndexByte(raw, 0) >= 0 {
-		return nil, fmt.Errorf("%w: NUL byte, which hides what follows from readers", ErrMalformed)
+	if err := p.parents(c); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrMalformed, err)
+	}
+	err := p.people(c)
+	if err == nil {
+		err = p.others(c)
+	}
+	if err == nil && bytes.IndexByte(raw, 0) >= 0 {
+		err = fmt.Errorf("NUL byte, which hides what follows from readers")
+	}
+	if err != nil {
+		return &Commit{Tree: c.Tree, Parents: c.Parents, Fault: fmt.Errorf("%w: %w", ErrMalformed, err)}, nil
 	}
 	c.Message = string(p.rest)
 	c.Payload = raw

@@ -1,7 +1,6 @@
 package gittest
 
 import (
-	"encoding/pem"
 	"os"
 	"path/filepath"
 	"strings"
@@ -38,26 +37,6 @@ func (e *Env) SSHKeyOf(name string, kind ...string) *SSHKey {
 		e.tb.Fatalf("gittest: %v", err)
 	}
 	e.Run(e.home, nil, "ssh-keygen", append([]string{"-q", "-N", "", "-C", name, "-f", file, "-t"}, kind...)...)
-	return e.loadSSHKey(name, file)
-}
-
-// SSHKeyFrom stores a private key that ssh-keygen would not make, such as a weak one.
-func (e *Env) SSHKeyFrom(name string, private any) *SSHKey {
-	e.tb.Helper()
-	block, err := ssh.MarshalPrivateKey(private, name)
-	if err != nil {
-		e.tb.Fatalf("gittest: %v", err)
-	}
-	public, err := ssh.ParsePrivateKey(pem.EncodeToMemory(block))
-	if err != nil {
-		e.tb.Fatalf("gittest: %v", err)
-	}
-	file := filepath.Join(e.home, "keys", name)
-	e.WriteFile(file, string(pem.EncodeToMemory(block)))
-	e.WriteFile(file+".pub", string(ssh.MarshalAuthorizedKey(public.PublicKey())))
-	if err := os.Chmod(file, 0o600); err != nil {
-		e.tb.Fatalf("gittest: %v", err)
-	}
 	return e.loadSSHKey(name, file)
 }
 
