@@ -54,8 +54,10 @@ type Config struct {
 	// IdentityKeyFile and WireGuardKeyFile must have mode 0600. Default: identity.key, wireguard.key in StateDir.
 	IdentityKeyFile  string `yaml:"identityKeyFile,omitempty"`
 	WireGuardKeyFile string `yaml:"wireGuardKeyFile,omitempty"`
-	StateDir         string `yaml:"stateDir,omitempty"`
-	Socket           string `yaml:"socket,omitempty"`
+	// WireGuard is auto, kernel or userspace: which implementation new interfaces use. Default auto.
+	WireGuard string `yaml:"wireGuard,omitempty"`
+	StateDir  string `yaml:"stateDir,omitempty"`
+	Socket    string `yaml:"socket,omitempty"`
 	// Metrics is an address host:port for Prometheus; empty means no listener.
 	Metrics   string `yaml:"metrics,omitempty"`
 	LogLevel  string `yaml:"logLevel,omitempty"`
@@ -161,6 +163,7 @@ func (c Config) WithDefaults() Config {
 	set(&c.StateDir, DefaultStateDir)
 	set(&c.IdentityKeyFile, filepath.Join(c.StateDir, "identity.key"))
 	set(&c.WireGuardKeyFile, filepath.Join(c.StateDir, "wireguard.key"))
+	set(&c.WireGuard, string(reconciler.WireGuardAuto))
 	set(&c.Socket, status.DefaultSocket)
 	set(&c.LogLevel, DefaultLogLevel)
 	set(&c.LogFormat, DefaultLogFormat)
@@ -194,6 +197,14 @@ func (c Config) Validate() error {
 		if _, port, err := net.SplitHostPort(c.Metrics); err != nil || port == "" {
 			bad("metrics", "%q is not host:port", c.Metrics)
 		}
+	}
+	switch reconciler.WireGuardMode(c.WireGuard) {
+	case reconciler.WireGuardAuto, reconciler.WireGuardKernel, reconciler.WireGuardUserspace:
+	default:
+		bad("wireGuard", "%q is none of auto, kernel, userspace", c.WireGuard)
+	}
+	if !filepath.IsAbs(c.StateDir) {
+		bad("stateDir", "%q is not an absolute path", c.StateDir)
 	}
 	switch c.LogLevel {
 	case "debug", "info", "warn", "error":

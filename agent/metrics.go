@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/apex-network/apex/agent/status"
+	"github.com/apex-network/apex/reconciler"
 )
 
 func itoa(n uint64) string { return strconv.FormatUint(n, 10) }
@@ -85,8 +86,9 @@ func (a *Agent) metrics(ctx context.Context) []*metric {
 		for _, c := range s.Conditions {
 			condition.add(bit(c.Status), with("condition", c.Type)...)
 		}
-		for standing, g := range map[string]*status.Generation{"verified": s.Verified, "applied": s.Applied} {
+		for i, g := range []*status.Generation{s.Verified, s.Applied} {
 			if g != nil {
+				standing := []string{"verified", "applied"}[i]
 				serial.add(float64(g.Serial), with("standing", standing)...)
 				epoch.add(float64(g.Epoch), with("standing", standing)...)
 			}
@@ -119,9 +121,14 @@ func (a *Agent) metrics(ctx context.Context) []*metric {
 		if err != nil {
 			continue // there is no table yet
 		}
+		sums := map[string]reconciler.RuleCounter{} // one rule in git may stand in several hooks
 		for _, rule := range rules {
-			packets.add(float64(rule.Packets), with("rule", rule.ID)...)
-			bytes.add(float64(rule.Bytes), with("rule", rule.ID)...)
+			sum := sums[rule.ID]
+			sums[rule.ID] = reconciler.RuleCounter{Packets: sum.Packets + rule.Packets, Bytes: sum.Bytes + rule.Bytes}
+		}
+		for _, id := range slices.Sorted(maps.Keys(sums)) {
+			packets.add(float64(sums[id].Packets), with("rule", id)...)
+			bytes.add(float64(sums[id].Bytes), with("rule", id)...)
 		}
 	}
 	return []*metric{info, condition, serial, epoch, age, expiry, connected, silence, peers, received, sent, applied, rolledBack,
