@@ -42,6 +42,8 @@ type Interface struct {
 	Switch   *Switch
 	Name     string         // eth0, eth1, … in the order of Attach
 	Prefixes []netip.Prefix // the host's addresses with the segment's prefix length
+
+	port netlink.Link // the end in the hub
 }
 
 // Host makes a machine with nothing but a loopback interface.
@@ -76,7 +78,7 @@ func (h *Host) build() error {
 		if err := unix.Sethostname([]byte(h.name)); err != nil {
 			return fmt.Errorf("set host name: %w", err)
 		}
-		if err := privateRun(h.lab.dir); err != nil {
+		if err := privateRun(h.lab.visible...); err != nil {
 			return err
 		}
 		if err := quietDefaults(); err != nil {
@@ -161,9 +163,13 @@ func (h *Host) Attach(ctx context.Context, sw *Switch, addrs ...netip.Prefix) (*
 	iface := &Interface{Host: h, Switch: sw, Name: fmt.Sprintf("eth%d", len(h.interfaces)), Prefixes: claimed}
 	h.interfaces = append(h.interfaces, iface)
 	h.mu.Unlock()
-	if err := sw.port(h, iface.Name); err != nil {
+	port, err := sw.port(h, iface.Name)
+	if err != nil {
 		return fail(err)
 	}
+	h.mu.Lock()
+	iface.port = port
+	h.mu.Unlock()
 	for _, p := range claimed {
 		if err := h.AddAddress(ctx, iface.Name, p); err != nil {
 			return fail(err)

@@ -3,6 +3,7 @@
 package lab
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -38,7 +39,9 @@ type Options struct {
 type Lab struct {
 	log *slog.Logger
 	dir string
-	hub *namespace
+	// visible are the folders that hosts see even if they lie below /run: where dir is, the temporary and the current.
+	visible []string
+	hub     *namespace
 	nl  *netlink.Handle // in the hub
 
 	mu       sync.Mutex
@@ -47,8 +50,9 @@ type Lab struct {
 	ports    int // bridge ports made so far; their number makes their name
 	closing  bool
 
-	closeOnce sync.Once
-	closeErr  error
+	closeLimit time.Duration
+	closeOnce  sync.Once
+	closeErr   error
 }
 
 var nameShape = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
@@ -61,19 +65,15 @@ func New(ctx context.Context, o Options) (*Lab, error) {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	base := o.Dir
-	if base == "" {
-		base = os.TempDir()
-	}
-	base, err := filepath.Abs(base)
+	visible, err := visibleFolders(cmp.Or(o.Dir, os.TempDir()))
 	if err != nil {
 		return nil, fmt.Errorf("lab folder: %w", err)
 	}
-	dir, err := os.MkdirTemp(base, "apex-lab-")
+	dir, err := os.MkdirTemp(visible[0], "apex-lab-")
 	if err != nil {
 		return nil, fmt.Errorf("lab folder: %w", err)
 	}
-	l := &Lab{log: o.Logger, dir: dir, hosts: map[string]*Host{}, switches: map[string]*Switch{}}
+	l := &Lab{log: o.Logger, dir: dir, visible: visible, hosts: map[string]*Host{}, switches: map[string]*Switch{}, closeLimit: closeLimit}
 	l.hub, err = newNamespace(unix.CLONE_NEWNET, func() (err error) {
 		l.nl, err = openNetlink()
 		return err
@@ -83,6 +83,21 @@ func New(ctx context.Context, o Options) (*Lab, error) {
 		return nil, fmt.Errorf("lab hub: %w", err)
 	}
 	return l, nil
+}
+
+// visibleFolders gives the absolute paths of base, the temporary and the current folder.
+func visibleFolders(base string) ([]string, error) {
+	current, err := os.Getwd()
+	if err != nil {
+		return nil, err
+	}
+	folders := []string{base, os.TempDir(), current}
+	for i, f := range folders {
+		if folders[i], err = filepath.Abs(f); err != nil {
+			return nil, err
+		}
+	}
+	return folders, nil
 }
 
 // openNetlink opens a handle in the calling thread's network namespace. The family is named because the default also
@@ -148,7 +163,7 @@ func (l *Lab) close() error {
 	l.mu.Lock()
 	l.closing = true
 	l.mu.Unlock()
-	ctx, cancel := context.WithTimeout(context.Background(), closeLimit)
+	ctx, cancel := context.WithTimeout(context.Background(), l.closeLimit)
 	defer cancel()
 
 	hosts := l.Hosts()

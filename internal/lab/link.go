@@ -65,17 +65,39 @@ func (h *Host) SetLink(ctx context.Context, name string, up bool) error {
 		if err := nl.LinkSetUp(link); err != nil {
 			return err
 		}
-		return Await(ctx, "wait for carrier", func(context.Context) error {
-			link, err := nl.LinkByName(name)
-			if err != nil {
-				return err
-			}
-			// A TUN reports unknown: it has no carrier to speak of.
-			if s := link.Attrs().OperState; s != netlink.OperUp && s != netlink.OperUnknown {
-				return fmt.Errorf("link is %s", s)
-			}
-			return nil
-		})
+		if err := awaitCarrier(ctx, nl, name); err != nil {
+			return err
+		}
+		if port := h.portOf(name); port != "" {
+			return awaitCarrier(ctx, h.lab.nl, port) // or the bridge would still drop what arrives
+		}
+		return nil
+	})
+}
+
+// portOf names the hub's end of an interface that Attach made.
+func (h *Host) portOf(name string) string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, iface := range h.interfaces {
+		if iface.Name == name && iface.port != nil {
+			return iface.port.Attrs().Name
+		}
+	}
+	return ""
+}
+
+func awaitCarrier(ctx context.Context, nl *netlink.Handle, name string) error {
+	return Await(ctx, "wait for carrier", func(context.Context) error {
+		link, err := nl.LinkByName(name)
+		if err != nil {
+			return err
+		}
+		// A TUN reports unknown: it has no carrier to speak of.
+		if s := link.Attrs().OperState; s != netlink.OperUp && s != netlink.OperUnknown {
+			return fmt.Errorf("link %s is %s", name, s)
+		}
+		return nil
 	})
 }
 

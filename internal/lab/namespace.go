@@ -9,7 +9,6 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
-	"strings"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -187,46 +186,54 @@ func (ns *namespace) closeFiles() {
 }
 
 // privateRun gives the calling thread's mount namespace its own empty /run (and /var/run where that is a folder of its
-// own), with wireguard/ in it. A folder named keep stays visible at its path even if it lies below them.
-func privateRun(keep string) error {
+// own), with wireguard/ in it. The folders in keep stay visible at their paths even if they lie below them.
+func privateRun(keep ...string) error {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("make mounts private: %w", err)
 	}
-	kept, err := os.Open(keep)
-	if err != nil {
+	kept := make([]*os.File, len(keep))
+	for i, dir := range keep {
+		f, err := os.Open(dir)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		kept[i] = f
+	}
+	if err := mountTmpfs("/run"); err != nil {
 		return err
 	}
-	defer kept.Close()
-	hidden := false
-	for _, dir := range []string{"/run", "/var/run"} {
-		st, err := os.Lstat(dir)
-		switch {
-		case errors.Is(err, os.ErrNotExist) && dir != "/run":
-			continue
-		case err != nil:
-			return err
-		case !st.IsDir(): // usually /var/run -> /run
-			continue
-		}
-		if err := mountTmpfs(dir); err != nil {
+	// Usually a link to /run; not there on some small systems.
+	if st, err := os.Lstat("/var/run"); err == nil && st.IsDir() {
+		if err := mountTmpfs("/var/run"); err != nil {
 			return err
 		}
-		hidden = hidden || strings.HasPrefix(keep, dir+"/")
 	}
 	if err := os.MkdirAll("/var/run/wireguard", 0o755); err != nil {
 		return err
 	}
-	if !hidden {
-		return nil
-	}
-	if err := os.MkdirAll(keep, 0o755); err != nil {
-		return err
-	}
-	source := filepath.Join("/proc/thread-self/fd", fmt.Sprint(kept.Fd()))
-	if err := unix.Mount(source, keep, "", unix.MS_BIND|unix.MS_REC, ""); err != nil {
-		return fmt.Errorf("keep %s visible: %w", keep, err)
+	for i, dir := range keep {
+		if err := keepVisible(kept[i], dir); err != nil {
+			return fmt.Errorf("keep %s visible: %w", dir, err)
+		}
 	}
 	return nil
+}
+
+// keepVisible mounts an open folder at its path again, if the path does not lead to it any more.
+func keepVisible(folder *os.File, path string) error {
+	want, err := folder.Stat()
+	if err != nil {
+		return err
+	}
+	if got, err := os.Stat(path); err == nil && os.SameFile(want, got) {
+		return nil
+	}
+	if err := os.MkdirAll(path, 0o755); err != nil {
+		return err
+	}
+	source := filepath.Join("/proc/thread-self/fd", fmt.Sprint(folder.Fd()))
+	return unix.Mount(source, path, "", unix.MS_BIND|unix.MS_REC, "")
 }
 
 func mountTmpfs(dir string) error {

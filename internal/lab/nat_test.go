@@ -129,7 +129,10 @@ func TestNATFiltering(t *testing.T) {
 				stranger := must(n.server2.ListenPacket(ctx, "udp", netip.AddrPortFrom(addr(n.server2), 5000).String()))(t)
 				must(stranger.WriteTo([]byte("hello"), net.UDPAddrFromAddrPort(outside)))(t)
 				got, _, err := receive(sock, 300*time.Millisecond)
-				if reached := err == nil && got == "hello"; reached != (kind == lab.FullCone) {
+				for err == nil && got != "hello" { // a second answer of the reflector
+					got, _, err = receive(sock, 300*time.Millisecond)
+				}
+				if reached := err == nil; reached != (kind == lab.FullCone) {
 					t.Errorf("%s NAT: a stranger's packet to %s arrived: %t (%q, %v)", kind, outside, reached, got, err)
 				}
 				if o := n.server2.Probe(ctx, outside.Addr(), lab.Probe{Protocol: lab.UDP, Port: 9, Timeout: 300 * time.Millisecond}); o.Verdict != lab.TimedOut {

@@ -60,6 +60,11 @@ func (h *Host) Start(ctx context.Context, c Command) (*Process, error) {
 	if err := ctx.Err(); err != nil {
 		return fail(err)
 	}
+	release, err := h.ns.acquire()
+	if err != nil {
+		return fail(err)
+	}
+	defer release()
 	if len(c.Argv) == 0 {
 		return fail(errors.New("no program is named"))
 	}

@@ -116,19 +116,24 @@ func (s *Switch) free(p netip.Prefix) (netip.Addr, error) {
 	return netip.Addr{}, fmt.Errorf("no address of %s is left on switch %s", p, s.name)
 }
 
-// port makes a veth pair between the bridge and h, where the far end is called name.
-func (s *Switch) port(h *Host, name string) error {
+// firstPortIndex keeps the interface indexes of the hub apart from those in hosts: if both ends of a veth pair happen to
+// have the same index, the kernel takes the carrier for a lesser matter and reports it up to a second late.
+const firstPortIndex = 100_000
+
+// port makes a veth pair between the bridge and h, where the far end is called name, and gives the near end.
+func (s *Switch) port(h *Host, name string) (netlink.Link, error) {
 	s.lab.mu.Lock()
 	attrs := netlink.NewLinkAttrs()
+	attrs.Index = firstPortIndex + s.lab.ports
 	attrs.Name = fmt.Sprintf("port%d", s.lab.ports)
 	s.lab.ports++
 	s.lab.mu.Unlock()
 	attrs.MasterIndex = s.bridge.Attrs().Index
 	veth := &netlink.Veth{LinkAttrs: attrs, PeerName: name, PeerNamespace: netlink.NsFd(h.ns.net.Fd())}
 	if err := s.lab.nl.LinkAdd(veth); err != nil {
-		return fmt.Errorf("create veth: %w", err)
+		return nil, fmt.Errorf("create veth: %w", err)
 	}
-	return errors.Join(
+	return veth, errors.Join(
 		s.lab.nl.LinkSetAlias(veth, h.name+"/"+name),
 		s.lab.nl.LinkSetUp(veth),
 	)
