@@ -20,7 +20,17 @@ const (
 	Identity Encoding = "identity"
 	Zstd     Encoding = "zstd"
 	Delta    Encoding = "dcz"
+	// NewClass is for views in events only: the data is a class digest, and the view is the one in Artefact.From with that
+	// class. It is what a change of policy or of a peer does to most views.
+	NewClass Encoding = "class"
 )
+
+func (e Encoding) known() bool {
+	return e == Identity || e == Zstd || e.hasBase()
+}
+
+// hasBase says whether bytes in this encoding start from an older artefact.
+func (e Encoding) hasBase() bool { return e == Delta || e == NewClass }
 
 // ErrDelta says that compressed bytes do not lead to the artefact they stand for: fetch it in full.
 var ErrDelta = errors.New("compressed artefact is unusable")
@@ -72,8 +82,8 @@ func CutDictionaryHeader(body []byte) (peermap.Digest, []byte, error) {
 	return d, body[len(dczMagic)+len(d):], nil
 }
 
-// Open gives the bytes of an artefact that must have this digest and be at most limit bytes. old is the dictionary of a
-// Delta; for other encodings it is ignored.
+// Open gives the bytes of an artefact that must have this digest and be at most limit bytes. old is what a Delta or a
+// NewClass starts from; for other encodings it is ignored.
 func Open(enc Encoding, data, old []byte, want peermap.Digest, limit int) ([]byte, error) {
 	var plain []byte
 	var err error
@@ -84,6 +94,8 @@ func Open(enc Encoding, data, old []byte, want peermap.Digest, limit int) ([]byt
 		plain, err = Decompress(data, limit)
 	case Delta:
 		plain, err = DecompressDelta(old, data, limit)
+	case NewClass:
+		plain, err = withClass(old, data)
 	default:
 		return nil, fmt.Errorf("%w: encoding %.20q", ErrDelta, enc)
 	}
@@ -95,6 +107,22 @@ func Open(enc Encoding, data, old []byte, want peermap.Digest, limit int) ([]byt
 	}
 	if got := peermap.DigestOf(plain); got != want {
 		return nil, fmt.Errorf("%w: got %s, want %s", ErrDelta, got, want)
+	}
+	return plain, nil
+}
+
+// withClass gives the view old with another class.
+func withClass(old, class []byte) ([]byte, error) {
+	v, err := peermap.DecodeView(old)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrDelta, err)
+	}
+	if copy(v.Class[:], class) != len(class) || len(class) != len(v.Class) {
+		return nil, fmt.Errorf("%w: class digest of %d bytes", ErrDelta, len(class))
+	}
+	plain, err := peermap.EncodeView(v)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrDelta, err)
 	}
 	return plain, nil
 }

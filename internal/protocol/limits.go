@@ -23,8 +23,9 @@ const (
 	MaxPendingBytes = 4 << 20
 	// MaxViewResponseBytes bounds the answer of the view resource: a view in base64 with its proof.
 	MaxViewResponseBytes = 128 << 10
-	// MaxUpdateBytes bounds one generation event of the watch, MaxArtefactEventBytes one artefact event (the largest class
+	// MaxManifestEventBytes and MaxUpdateBytes bound one manifest and generation event of the watch, MaxArtefactEventBytes one artefact event (the largest class
 	// in base64 with its frame), MaxUpdateArtefacts and MaxUpdateArtefactBytes what may precede one generation event.
+	MaxManifestEventBytes  = 96 << 10
 	MaxUpdateBytes         = 192 << 10
 	MaxArtefactEventBytes  = 6 << 20
 	MaxUpdateArtefacts     = 4096

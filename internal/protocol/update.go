@@ -33,7 +33,7 @@ type Update struct {
 	Artefacts []Artefact
 }
 
-// Artefact is a view, class or block on its way. From is the dictionary of a Delta, zero otherwise.
+// Artefact is a view, class or block on its way. From is what a Delta or a NewClass starts from, zero otherwise.
 type Artefact struct {
 	Digest   peermap.Digest
 	From     peermap.Digest
@@ -41,124 +41,15 @@ type Artefact struct {
 	Data     []byte
 }
 
-// Open gives the artefact's bytes, checked against its digest. lookup finds the dictionary of a Delta among what the
-// node holds.
+// Open gives the artefact's bytes, checked against its digest. lookup finds what it starts from among what the node
+// holds.
 func (a Artefact) Open(limit int, lookup func(peermap.Digest) ([]byte, bool)) ([]byte, error) {
 	var old []byte
-	if a.Encoding == Delta {
+	if a.Encoding.hasBase() {
 		var ok bool
 		if old, ok = lookup(a.From); !ok {
-			return nil, fmt.Errorf("%w: dictionary %s is not here", ErrDelta, a.From)
+			return nil, fmt.Errorf("%w: %s, which it starts from, is not here", ErrDelta, a.From)
 		}
 	}
 	return Open(a.Encoding, a.Data, old, a.Digest, limit)
-}
-
-// wireArtefact is the JSON of an artefact event and of a view in a generation event.
-type wireArtefact struct {
-	Digest   string   `json:"digest"`
-	From     string   `json:"from,omitempty"`
-	Encoding Encoding `json:"encoding"`
-	Data     []byte   `json:"data"`
-}
-
-// wireUpdate is the JSON of a generation event. Its artefacts travel in events of their own before it, because many
-// nodes share them and the controller encodes each once.
-type wireUpdate struct {
-	Manifest    []byte           `json:"manifest"`
-	Timestamp   []byte           `json:"timestamp"`
-	RootVersion uint64           `json:"rootVersion"`
-	Index       uint64           `json:"index"`
-	Size        uint64           `json:"size"`
-	Proof       []peermap.Digest `json:"proof"`
-	ViewDigest  peermap.Digest   `json:"viewDigest"`
-	View        *wireArtefact    `json:"view,omitempty"`
-}
-
-// EncodeArtefact gives the data of an artefact event.
-func EncodeArtefact(a Artefact) ([]byte, error) { return Encode(toWire(a)) }
-
-// DecodeArtefact reads the data of an artefact event.
-func DecodeArtefact(data []byte) (Artefact, error) {
-	var w wireArtefact
-	if err := Decode(data, MaxArtefactEventBytes, &w); err != nil {
-		return Artefact{}, err
-	}
-	return fromWire(w)
-}
-
-// EncodeUpdate gives the data of a generation event; u.Artefacts are not part of it.
-func EncodeUpdate(u Update) ([]byte, error) {
-	w := wireUpdate{
-		Manifest: u.Manifest, Timestamp: u.Timestamp, RootVersion: u.RootVersion,
-		Index: u.Index, Size: u.Size, Proof: u.Proof, ViewDigest: u.ViewDigest,
-	}
-	if w.Proof == nil {
-		w.Proof = []peermap.Digest{}
-	}
-	if u.View != nil {
-		v := toWire(*u.View)
-		w.View = &v
-	}
-	return Encode(w)
-}
-
-// DecodeUpdate reads the data of a generation event.
-func DecodeUpdate(data []byte) (Update, error) {
-	var w wireUpdate
-	if err := Decode(data, MaxUpdateBytes, &w); err != nil {
-		return Update{}, err
-	}
-	if w.Proof == nil {
-		return Update{}, fmt.Errorf("%w: no proof", ErrMalformed)
-	}
-	if len(w.Proof) > peermap.MaxProofHashes {
-		return Update{}, fmt.Errorf("%w: proof of %d hashes", ErrTooLarge, len(w.Proof))
-	}
-	u := Update{
-		Manifest: w.Manifest, Timestamp: w.Timestamp, RootVersion: w.RootVersion,
-		Index: w.Index, Size: w.Size, Proof: w.Proof, ViewDigest: w.ViewDigest,
-	}
-	if w.View != nil {
-		v, err := fromWire(*w.View)
-		if err != nil {
-			return Update{}, err
-		}
-		if v.Digest != u.ViewDigest {
-			return Update{}, fmt.Errorf("%w: view is not the one announced", ErrMalformed)
-		}
-		u.View = &v
-	}
-	return u, nil
-}
-
-func toWire(a Artefact) wireArtefact {
-	w := wireArtefact{Digest: a.Digest.String(), Encoding: a.Encoding, Data: a.Data}
-	if !a.From.IsZero() {
-		w.From = a.From.String()
-	}
-	if w.Data == nil {
-		w.Data = []byte{}
-	}
-	return w
-}
-
-func fromWire(w wireArtefact) (Artefact, error) {
-	a := Artefact{Encoding: w.Encoding, Data: w.Data}
-	if err := a.Digest.UnmarshalText([]byte(w.Digest)); err != nil {
-		return Artefact{}, fmt.Errorf("%w: %w", ErrMalformed, err)
-	}
-	if (w.From != "") != (w.Encoding == Delta) || w.Data == nil {
-		return Artefact{}, fmt.Errorf("%w: a dictionary goes with encoding %s only", ErrMalformed, Delta)
-	}
-	if w.From != "" {
-		if err := a.From.UnmarshalText([]byte(w.From)); err != nil {
-			return Artefact{}, fmt.Errorf("%w: %w", ErrMalformed, err)
-		}
-	}
-	switch a.Encoding {
-	case Identity, Zstd, Delta:
-		return a, nil
-	}
-	return Artefact{}, fmt.Errorf("%w: encoding %.20q", ErrMalformed, a.Encoding)
 }

@@ -12,25 +12,6 @@ import (
 	"github.com/apex-network/apex/spec/peermap"
 )
 
-// Events of the watch (Server-Sent Events, WHATWG HTML 9.2). Data is always one line.
-const (
-	EventTimestamp  = "timestamp"  // data: a signed timestamp envelope for the manifest the node already has
-	EventArtefact   = "artefact"   // data: one artefact of the generation that follows
-	EventGeneration = "generation" // data: an Update
-)
-
-// AppendEvent appends one event. data must not contain line breaks.
-func AppendEvent(dst []byte, event string, data []byte) []byte {
-	dst = append(dst, "event: "...)
-	dst = append(dst, event...)
-	dst = append(dst, "\ndata: "...)
-	dst = append(dst, data...)
-	return append(dst, "\n\n"...)
-}
-
-// AppendHeartbeat appends a comment, which says only that the stream is alive.
-func AppendHeartbeat(dst []byte) []byte { return append(dst, ": \n\n"...) }
-
 // Message is what the watch says: exactly one of Timestamp and Update is set, or neither for a heartbeat.
 type Message struct {
 	Timestamp []byte
@@ -41,9 +22,10 @@ type Message struct {
 type WatchReader struct {
 	lines *bufio.Reader
 	close func()
-	// artefacts wait for their generation event; size is their sum in bytes.
-	artefacts []Artefact
-	size      int
+	// update waits for its generation event; size is the sum of its artefacts in bytes, head whether a manifest came.
+	update Update
+	size   int
+	head   bool
 }
 
 // NewWatchReader reads the body of a watch response whose Content-Encoding is enc: "", "identity" or "zstd" (a run of
@@ -85,29 +67,39 @@ func (r *WatchReader) Next() (Message, error) {
 			}
 			return Message{Timestamp: data}, nil
 		case EventArtefact:
-			if err := r.hold(data); err != nil {
-				return Message{}, err
-			}
+			err = r.hold(data)
+		case EventManifest:
+			err, r.head = decodeHead(data, &r.update), true
 		case EventGeneration:
-			u, err := DecodeUpdate(data)
-			if err != nil {
-				return Message{}, err
-			}
-			u.Artefacts, r.artefacts, r.size = r.artefacts, nil, 0
-			return Message{Update: &u}, nil
+			return r.complete(data)
+		}
+		if err != nil {
+			return Message{}, err
 		}
 	}
 }
 
+func (r *WatchReader) complete(data []byte) (Message, error) {
+	if !r.head {
+		return Message{}, fmt.Errorf("%w: generation without a manifest", ErrMalformed)
+	}
+	u := r.update
+	if err := decodeLeaf(data, &u); err != nil {
+		return Message{}, err
+	}
+	r.update, r.size, r.head = Update{}, 0, false
+	return Message{Update: &u}, nil
+}
+
 func (r *WatchReader) hold(data []byte) error {
-	a, err := DecodeArtefact(data)
+	a, err := decodeArtefact(data)
 	if err != nil {
 		return err
 	}
-	if len(r.artefacts) >= MaxUpdateArtefacts || r.size+len(a.Data) > MaxUpdateArtefactBytes {
+	if len(r.update.Artefacts) >= MaxUpdateArtefacts || r.size+len(a.Data) > MaxUpdateArtefactBytes {
 		return fmt.Errorf("%w: too many artefacts before a generation", ErrTooLarge)
 	}
-	r.artefacts, r.size = append(r.artefacts, a), r.size+len(a.Data)
+	r.update.Artefacts, r.size = append(r.update.Artefacts, a), r.size+len(a.Data)
 	return nil
 }
 
