@@ -114,9 +114,3 @@ func EncodeClass(c Class) ([]byte, error) { return encode("class", c, MaxClassBy
 
 // DecodeClass takes only the canonical bytes of a valid class: ErrTooLarge, ErrNotCanonical or ErrInvalid otherwise.
 func DecodeClass(b []byte) (Class, error) { return decode[Class]("class", b, MaxClassBytes) }
-
-// EncodeBlock gives the canonical bytes of b, at most MaxBlockBytes. It fails with ErrInvalid if b breaks a rule.
-func EncodeBlock(b Block) ([]byte, error) { return encode("block", b, MaxBlockBytes) }
-
-// DecodeBlock takes only the canonical bytes of a valid block: ErrTooLarge, ErrNotCanonical or ErrInvalid otherwise.
-func DecodeBlock(b []byte) (Block, error) { return decode[Block]("block", b, MaxBlockBytes) }

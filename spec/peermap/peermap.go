@@ -11,8 +11,8 @@
 //	                                                   ▼
 //	                                                 Block (at most MaxBlockPeers peer records)
 //
-// View, Class and Block are deterministic CBOR (RFC 8949, section 4.2.1) with arrays for structs; Manifest and
-// Timestamp are canonical JSON, because people read them. Decoding refuses every byte string that does not encode
+// View, Class and Block are deterministic CBOR (RFC 8949, section 4.2.1) with arrays for structs, a Block by columns;
+// Manifest and Timestamp are canonical JSON, because people read them. Decoding refuses every byte string that does not encode
 // back to itself. The package holds no clock, disk or network and knows neither YAML nor git.
 package peermap
 
@@ -158,13 +158,11 @@ type PortRange struct {
 
 // Block is a slice of peer records, sorted by name.
 type Block struct {
-	_     struct{} `cbor:",toarray"`
 	Peers []Peer
 }
 
 // Peer is what others may know of a node.
 type Peer struct {
-	_         struct{} `cbor:",toarray"`
 	Name      string
 	PublicKey Key
 	Addresses []netip.Addr // sorted; as allowed IPs each is a /32 or /128

@@ -1,0 +1,45 @@
+package compile
+
+import (
+	"testing"
+
+	"github.com/klauspost/compress/zstd"
+
+	"github.com/apex-network/apex/spec"
+)
+
+// TestViewSize holds a full view at 10 000 peers under 48 bytes per peer, compressed as it is served: every artefact by
+// itself, at the best level, which pays because a block is compressed once for all who see it. 32 of the bytes are a
+// key, which does not compress.
+func TestViewSize(t *testing.T) {
+	if testing.Short() {
+		t.Skip("10 000 nodes")
+	}
+	enc, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedBestCompression))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, endpoints := range []bool{false, true} {
+		repo := fleet(10_000, spec.DefaultMesh)
+		if !endpoints {
+			for _, n := range repo.Nodes {
+				n.Value.Spec.Endpoints = nil
+			}
+		}
+		z := mustCompile(t, repo)["prod"]
+		v, _ := z.View("node-00077")
+		m := assemble(t, z, "node-00077")
+		raw, packed := len(v.Leaf), len(enc.EncodeAll(v.Leaf, nil))
+		for d := range digests(m) {
+			b, _ := z.Artefact(d)
+			raw += len(b)
+			packed += len(enc.EncodeAll(b, nil))
+		}
+		per := float64(packed) / float64(len(m.Peers))
+		t.Logf("endpoints %v: %d peers, %d blocks, %d bytes raw, %.1f bytes per peer compressed", endpoints, len(m.Peers),
+			len(z.Blocks), raw, per)
+		if per > 48 {
+			t.Errorf("%.1f bytes per peer, want at most 48", per)
+		}
+	}
+}
