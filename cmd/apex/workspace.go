@@ -1,26 +1,18 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"net/netip"
-	"os"
-	"path"
-	"path/filepath"
-	"strings"
 	"time"
 
+	"github.com/apex-network/apex/controller/gitsource"
 	"github.com/apex-network/apex/internal/cli"
 	"github.com/apex-network/apex/spec"
 	"github.com/apex-network/apex/spec/diag"
 	"github.com/apex-network/apex/spec/policy"
-)
-
-// maxWorkspaceFiles and maxWorkspaceFile bound what one folder may hold before it is refused as not being a network.
-const (
-	maxWorkspaceFiles = 200_000
-	maxWorkspaceFile  = 8 << 20
 )
 
 // workspace is a network repository as it stands in a folder, committed or not.
@@ -94,50 +86,13 @@ func (w *workspace) failedTests(now time.Time) (all, failed []policy.TestResult)
 	return all, failed
 }
 
-// readFolder reads the YAML files below dir, leaving out folders whose name begins with a dot. It follows no links.
+// readFolder reads the YAML files below dir.
 func readFolder(dir string) ([]spec.File, error) {
-	var files []spec.File
-	err := filepath.WalkDir(dir, func(p string, d fs.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
-		rel, err := filepath.Rel(dir, p)
-		if err != nil {
-			return err
-		}
-		if d.IsDir() {
-			if rel != "." && strings.HasPrefix(d.Name(), ".") {
-				return fs.SkipDir
-			}
-			return nil
-		}
-		if ext := path.Ext(d.Name()); !d.Type().IsRegular() || ext != ".yaml" && ext != ".yml" {
-			return nil
-		}
-		if len(files) == maxWorkspaceFiles {
-			return fmt.Errorf("more than %d YAML files; is this a network repository?", maxWorkspaceFiles)
-		}
-		info, err := d.Info()
-		if err != nil {
-			return err
-		}
-		if info.Size() > maxWorkspaceFile {
-			return fmt.Errorf("%s: %d bytes is over the limit of %d for one file", rel, info.Size(), maxWorkspaceFile)
-		}
-		data, err := os.ReadFile(p)
-		if err != nil {
-			return err
-		}
-		files = append(files, spec.File{Path: filepath.ToSlash(rel), Data: data})
-		return nil
-	})
+	files, err := gitsource.ReadFolder(context.Background(), dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, cli.WithCode(cli.Invalid, fmt.Errorf("%s: no such folder", dir))
 	}
-	if err != nil {
-		return nil, fmt.Errorf("read %s: %w", dir, err)
-	}
-	return files, nil
+	return files, err
 }
 
 // folderArg is the optional DIR argument at position i.
