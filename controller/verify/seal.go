@@ -3,6 +3,7 @@ package verify
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/apex-network/apex/internal/gitobject"
@@ -92,12 +93,12 @@ func (s *session) onFirstParentLine(c *gitobject.Commit, target string) (bool, e
 }
 
 // bridge looks for a seal further along the line that vouches for commit i, which was refused. It returns the sealing
-// commit and the index of the last commit it vouches for, or nil. What is sealed is not judged, but two things must hold
-// at its end all the same: no hostile tree, and a trust root that continues the last accepted one, so that no seal makes
-// a departed root key count again.
-func (r *run) bridge(i int) (*gitobject.Commit, int, error) {
+// commit and the index of the last commit it vouches for; or nil, and why a seal that is there does not help. What is
+// sealed is not judged, but two things must hold at its end all the same: no hostile tree, and a trust root that continues
+// the last accepted one, so that no seal makes a departed root key count again.
+func (r *run) bridge(i int) (seal *gitobject.Commit, to int, why string, err error) {
 	if i == 0 && r.result.Accepted.Commit == "" {
-		return nil, 0, nil // nothing before the start can be vouched for
+		return nil, 0, "", nil // nothing before the start can be vouched for
 	}
 	for j := len(r.commits) - 1; j > i; j-- {
 		c := r.commits[j]
@@ -105,21 +106,21 @@ func (r *run) bridge(i int) (*gitobject.Commit, int, error) {
 		if len(targets) != 1 {
 			continue
 		}
-		for to := j - 1; to >= i; to-- {
-			if r.commits[to].ID != targets[0] {
-				continue
-			}
-			err := r.checkBridge(i, to, c)
-			var refused *refusal
-			if err == nil {
-				return c, to, nil
-			}
-			if !errors.As(asRefusal(err), &refused) {
-				return nil, 0, err
-			}
+		to := slices.IndexFunc(r.commits[:j], func(x *gitobject.Commit) bool { return x.ID == targets[0] })
+		if to < i {
+			continue
 		}
+		err := r.checkBridge(i, to, c)
+		var refused *refusal
+		if err == nil {
+			return c, to, "", nil
+		}
+		if !errors.As(asRefusal(err), &refused) {
+			return nil, 0, "", err
+		}
+		why = fmt.Sprintf(" (The seal in commit %s does not help: %s.)", short(c.ID), refused.reason)
 	}
-	return nil, 0, nil
+	return nil, 0, why, nil
 }
 
 func (r *run) checkBridge(i, to int, seal *gitobject.Commit) error {
@@ -151,8 +152,5 @@ func (r *run) checkBridge(i, to int, seal *gitobject.Commit) error {
 	if err != nil {
 		return err
 	}
-	if err := r.checkSeal(seal, state.dir.Root); err != nil {
-		return fmt.Errorf("seal %s: %w", short(seal.ID), err)
-	}
-	return nil
+	return r.checkSeal(seal, state.dir.Root)
 }

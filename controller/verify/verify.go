@@ -15,6 +15,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/apex-network/apex/internal/gitobject"
 	"github.com/apex-network/apex/signer"
@@ -216,12 +217,13 @@ func (r *run) line() error {
 		if !errors.As(asRefusal(err), &refused) {
 			return err
 		}
-		seal, to, serr := r.bridge(i)
+		seal, to, why, serr := r.bridge(i)
 		if serr != nil {
 			return serr
 		}
 		if seal == nil {
-			_, err := r.refused(c, err)
+			refused.reason += why
+			_, err := r.refused(c, refused)
 			r.notJudged(i + 1)
 			return err
 		}
@@ -232,18 +234,9 @@ func (r *run) line() error {
 				Reason: fmt.Sprintf("not judged: sealed by commit %s", short(seal.ID))})
 		}
 		i--
-		r.vouched = max(r.vouched, r.indexOf(seal))
+		r.vouched = max(r.vouched, slices.Index(r.commits, seal))
 	}
 	return nil
-}
-
-func (r *run) indexOf(c *gitobject.Commit) int {
-	for i := range r.commits {
-		if r.commits[i] == c {
-			return i
-		}
-	}
-	return len(r.commits)
 }
 
 // advance moves Accepted to commit i, unless a seal that vouches for an earlier range is still to be judged.
