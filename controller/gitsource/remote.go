@@ -105,6 +105,9 @@ func sshEndpoint(userHost, port, path string) (endpoint, error) {
 	if port == "" {
 		port = "22"
 	}
+	if strings.HasPrefix(path, ":") {
+		return endpoint{}, fmt.Errorf("repository URL: remote helpers (%.20q) are not supported; use file, https or ssh", host+"::")
+	}
 	if host == "" || path == "" || strings.HasPrefix(path, "-") || strings.ContainsAny(path, "\n\x00") {
 		return endpoint{}, fmt.Errorf("ssh URL needs a host and a path")
 	}
@@ -227,7 +230,7 @@ type bounded struct {
 }
 
 // advertisedBytes is added to FetchBytes for what comes before the pack: the list of refs.
-const advertisedBytes = 64 << 20
+const advertisedBytes = 16 << 20
 
 func newBounded(r io.Reader, limits Limits, abort func()) *bounded {
 	return &bounded{r: r, left: limits.FetchBytes + advertisedBytes, idle: limits.IdleTimeout, abort: abort}

@@ -108,7 +108,7 @@ func dialFile(ctx context.Context, e endpoint, limits Limits) (transport.UploadP
 		return nil, fmt.Errorf("a repository on a local path needs the git program; install it or use an https or ssh URL: %w", err)
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	cmd := exec.CommandContext(ctx, git, "upload-pack", "--strict", "--", e.path)
+	cmd := exec.CommandContext(ctx, git, "upload-pack", "--", e.path)
 	for _, kv := range os.Environ() {
 		if !strings.HasPrefix(kv, "GIT_") || strings.HasPrefix(kv, "GIT_CONFIG") {
 			cmd.Env = append(cmd.Env, kv)
