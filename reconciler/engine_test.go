@@ -342,13 +342,15 @@ func TestInvalidStatesTouchNothing(t *testing.T) {
 		"negative set":                func(s *reconciler.State) { s.Firewall.Rules[0].From = []int{-1} },
 		"unknown hook":                func(s *reconciler.State) { s.Firewall.Rules[0].Hook = 9 },
 		"rule ID that breaks out":     func(s *reconciler.State) { s.Firewall.Rules[0].ID = "a\" drop" },
-		"port range upside down":      func(s *reconciler.State) { s.Firewall.Rules[0].Ports[0] = reconciler.Port{Protocol: 6, First: 9, Last: 8} },
-		"protocol":                    func(s *reconciler.State) { s.Firewall.Rules[0].Ports[0] = reconciler.Port{Protocol: 47} },
-		"endpoint without port":       func(s *reconciler.State) { s.Peers[0].Endpoint = netip.MustParseAddrPort("192.0.2.1:0") },
-		"keepalive":                   func(s *reconciler.State) { s.Peers[0].Keepalive = -1 },
-		"MTU":                         func(s *reconciler.State) { s.Interface.MTU = 20 },
-		"loose address":               func(s *reconciler.State) { s.Addresses[0] = prefix("0.0.0.0/32") },
-		"long id":                     func(s *reconciler.State) { s.ID = strings.Repeat("x", 1000) },
+		"port range upside down": func(s *reconciler.State) {
+			s.Firewall.Rules[0].Ports[0] = reconciler.Port{Protocol: 6, First: 9, Last: 8}
+		},
+		"protocol":              func(s *reconciler.State) { s.Firewall.Rules[0].Ports[0] = reconciler.Port{Protocol: 47} },
+		"endpoint without port": func(s *reconciler.State) { s.Peers[0].Endpoint = netip.MustParseAddrPort("192.0.2.1:0") },
+		"keepalive":             func(s *reconciler.State) { s.Peers[0].Keepalive = -1 },
+		"MTU":                   func(s *reconciler.State) { s.Interface.MTU = 20 },
+		"loose address":         func(s *reconciler.State) { s.Addresses[0] = prefix("0.0.0.0/32") },
+		"long id":               func(s *reconciler.State) { s.ID = strings.Repeat("x", 1000) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := state("bad", 2)
@@ -543,7 +545,11 @@ func TestWatchRepairs(t *testing.T) {
 			"flap":   func() { f.host.FlapLink(testName, false) },
 			"delete": func() { f.host.DeleteLink(testName) },
 			"nft":    func() { f.host.FlushTables() },
-			"broken": func() { f.host.BreakEvents(); f.host.DeleteRoute(testName, prefix("10.1.0.0/16")); time.Sleep(2 * time.Second) },
+			"broken": func() {
+				f.host.BreakEvents()
+				f.host.DeleteRoute(testName, prefix("10.1.0.0/16"))
+				time.Sleep(2 * time.Second)
+			},
 			"wg set": func() { f.host.EditPeer(testName, publicKey(1), nil); time.Sleep(6 * time.Minute) },
 		} {
 			reports = nil

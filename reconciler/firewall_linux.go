@@ -116,7 +116,7 @@ func (f *linuxFirewall) Table(_ context.Context, name string) (Table, error) {
 		if err != nil {
 			return Table{}, explain(err)
 		}
-		out.Sets[s.Name] = rangesOf(elements)
+		out.Sets[s.Name] = rangesOf(elements, s.Interval)
 	}
 	known := false
 	for _, chain := range chains {
@@ -339,7 +339,7 @@ func elementsOf(ranges []Range, interval bool) []nftables.SetElement {
 }
 
 // rangesOf is the reverse of elementsOf for elements in any order.
-func rangesOf(elements []nftables.SetElement) []Range {
+func rangesOf(elements []nftables.SetElement, interval bool) []Range {
 	slices.SortFunc(elements, func(a, b nftables.SetElement) int {
 		if c := slices.Compare(a.Key, b.Key); c != 0 {
 			return c
@@ -352,7 +352,6 @@ func rangesOf(elements []nftables.SetElement) []Range {
 		}
 		return 1
 	})
-	interval := slices.ContainsFunc(elements, func(e nftables.SetElement) bool { return e.IntervalEnd })
 	out := make([]Range, 0, len(elements))
 	for _, e := range elements {
 		a, ok := netip.AddrFromSlice(e.Key)
@@ -363,7 +362,7 @@ func rangesOf(elements []nftables.SetElement) []Range {
 				out[n-1].Last = a.Prev()
 			}
 		case interval:
-			out = append(out, Range{a, lastAddr(a)}) // until its end is seen
+			out = append(out, Range{a, lastAddr(a)}) // until its end is seen; the last range may have none
 		default:
 			out = append(out, Range{a, a})
 		}
