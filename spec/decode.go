@@ -138,7 +138,9 @@ func (d *decoder) structure(n *yaml.Node, v reflect.Value, s *shape, at int32, s
 		index, known := s.byName[key.Value]
 		if !known {
 			if !slices.Contains(skip, key.Value) {
-				d.reportAt(key, joinPath(d.places.path(at), key.Value), unknownField(key.Value, s, skip))
+				child := d.places.add(at, key.Value, -1, val.Line+d.line, val.Column)
+				d.places.close(child)
+				d.reportAt(key, d.places.path(child), unknownField(key.Value, s, skip))
 				ok = false
 			}
 			continue

@@ -39,16 +39,17 @@ func formatOnce(src []byte) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if len(pieces) == 0 {
-		return src, nil // nothing but comments
-	}
 	var out bytes.Buffer
 	for i, p := range pieces {
-		head, _ := cutHead(p.data)
-		if i > 0 {
+		if i > 0 && p.content {
 			out.WriteString("---\n")
 		}
+		head, _ := cutHead(p.data)
+		out.Write(p.lead)
 		out.Write(head)
+		if !p.content {
+			continue
+		}
 		if kind := lookup(trees[i], "kind"); kind != nil {
 			if info := kindNamed(kind.Value); info != nil {
 				order(trees[i], info.shape, "apiVersion", "kind")
@@ -69,6 +70,10 @@ func formatInput(src []byte) ([]piece, []*yaml.Node, error) {
 	var trees []*yaml.Node
 	for _, p := range pieces {
 		if p.broken {
+			continue
+		}
+		if !p.content {
+			trees = append(trees, nil)
 			continue
 		}
 		_, body := cutHead(p.data)
@@ -161,6 +166,9 @@ func sameMeaning(a, b []byte) error {
 }
 
 func sameTree(a, b *yaml.Node) bool {
+	if a == nil || b == nil {
+		return a == b
+	}
 	if a.Kind != b.Kind || a.Tag != b.Tag || a.Value != b.Value || len(a.Content) != len(b.Content) {
 		return false
 	}
@@ -200,7 +208,9 @@ func commentsOf(src []byte, trees []*yaml.Node) []string {
 		}
 	}
 	for _, t := range trees {
-		walk(t)
+		if t != nil {
+			walk(t)
+		}
 	}
 	for line := range bytes.SplitSeq(src, []byte("\n")) {
 		text := string(bytes.TrimSpace(line))

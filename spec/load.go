@@ -49,6 +49,9 @@ func Parse(f File) Parsed {
 			p.incomplete = true
 			continue
 		}
+		if !piece.content {
+			continue
+		}
 		if doc := parseDocument(f.Path, piece, &out); doc != nil {
 			p.documents = append(p.documents, doc)
 		} else {
@@ -90,6 +93,7 @@ func Decode[T any](f File) (*Document[T], diag.List) {
 	var out sink
 	s := shapeOf(reflect.TypeFor[T]())
 	pieces, _ := cutFile(f, &out)
+	pieces = slices.DeleteFunc(pieces, func(p piece) bool { return !p.content })
 	doc := &Document[T]{Pos: diag.Position{File: f.Path, Line: 1, Column: 1}}
 	switch {
 	case len(out.list) > 0:

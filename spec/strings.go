@@ -277,7 +277,7 @@ func didYouMean(s string, candidates []string) string {
 		if strings.EqualFold(c, s) {
 			return fmt.Sprintf("did you mean %s?", c)
 		}
-		if d := editDistance(strings.ToLower(s), strings.ToLower(c), distance); d < distance || d == distance && best != "" && c < best {
+		if d := editDistance(strings.ToLower(s), strings.ToLower(c), distance); d < distance {
 			best, distance = c, d
 		}
 	}

@@ -18,9 +18,11 @@ const (
 // piece is the text of one document within a file. Its YAML is parsed by itself, so that a syntax error in one document
 // does not hide the others.
 type piece struct {
-	line    int // lines of the file before it
+	line    int    // lines of the file before it
+	lead    []byte // comments of empty documents before it
 	data    []byte
-	content bool // it has more than comments and markers
+	content bool // it has more than comments and markers; without, only the last piece is kept, for its comments
+	marked  bool // it begins with ---
 	broken  bool // its text is not fit for a YAML parser; the reason has been reported
 }
 
@@ -31,10 +33,15 @@ func cut(data []byte, report func(line, column int, f *fault)) []piece {
 	current := piece{}
 	start := 0
 	end := func(at, nextLine int) {
-		if current.data = data[start:at]; current.content || current.broken {
+		current.data = data[start:at]
+		next := piece{line: nextLine}
+		if current.content || current.broken {
 			pieces = append(pieces, current)
+		} else {
+			comments, _ := cutHead(current.data)
+			next.lead = append(current.lead, comments...)
 		}
-		current, start = piece{line: nextLine}, at
+		current, start = next, at
 	}
 	for number, offset := 0, 0; offset < len(data); number++ {
 		next := len(data)
@@ -49,9 +56,10 @@ func cut(data []byte, report func(line, column int, f *fault)) []piece {
 		text := bytes.TrimRight(line, " \t\r\n")
 		switch {
 		case isMarker(text, "---"):
-			if current.content {
+			if current.content || current.marked {
 				end(offset, number)
 			}
+			current.marked = true
 			rest := bytes.TrimLeft(text[3:], " \t")
 			current.content = len(rest) > 0 && rest[0] != '#'
 		case isMarker(text, "..."):
@@ -66,6 +74,9 @@ func cut(data []byte, report func(line, column int, f *fault)) []piece {
 		offset = next
 	}
 	end(len(data), 0)
+	if len(current.lead) > 0 {
+		pieces = append(pieces, current)
+	}
 	return pieces
 }
 

@@ -23,7 +23,9 @@ func (c *checker) checkRoutes() {
 					continue
 				}
 				own[route.Prefix] = true
-				c.checkRoute(n, path, route.Prefix, z)
+				if !c.checkRoute(n, path, route.Prefix, z) {
+					continue
+				}
 				cl := claim{prefix: route.Prefix, zone: zone.Value.Metadata.Name, node: n.Value.Metadata.Name,
 					shared: route.Shared, doc: n, path: path}
 				if all = append(all, cl); !route.Shared {
@@ -37,24 +39,26 @@ func (c *checker) checkRoutes() {
 	}
 }
 
-// checkRoute judges one route by itself.
-func (c *checker) checkRoute(n *Document[Node], path string, p netip.Prefix, z *zoneFacts) {
+// checkRoute judges one route by itself. It gives false if the route makes no sense, so that what overlaps it does not
+// matter.
+func (c *checker) checkRoute(n *Document[Node], path string, p netip.Prefix, z *zoneFacts) bool {
 	zone := z.doc.Value.Metadata.Name
 	for _, r := range z.doc.Value.Spec.Ranges {
 		if r.IsValid() && r.Overlaps(p) {
 			c.errorf(n, path, diag.RouteInZone, "a route leads to what lies behind a node, outside of the zone's ranges",
 				"route %s overlaps %s, a range of zone %s", p, r, zone)
-			return
+			return false
 		}
 	}
 	if what := unusable(p); what != "" {
 		c.errorf(n, path, diag.RouteUnusable, "", "route %s %s", p, what)
-		return
+		return false
 	}
 	if c.repo.TrustRoot != nil && !z.claims.covers(p) {
 		c.errorf(n, path, diag.RouteUnclaimed, "the root keys can grant it in spec.routes of "+TrustRootPath,
 			"the trust root does not let zone %s carry %s", zone, p)
 	}
+	return true
 }
 
 // checkRouteOverlap reports routes of different nodes that overlap unless both are shared.

@@ -98,8 +98,8 @@ func (c *checker) checkTrustKeys(root *Document[TrustRoot]) trustKeys {
 // checkRole judges a role whose threshold its own keys must meet.
 func (c *checker) checkRole(root *Document[TrustRoot], keys trustKeys, path string, role *Role, required bool, forms ...keyForm) {
 	distinct := c.checkRoleKeys(root, keys, path, role.Keys, forms...)
-	if len(role.Keys) == 0 && (!required || root.places.has(path)) {
-		return // an absent list has been reported by the loader
+	if len(role.Keys) == 0 && (!required || len(root.places) > 0) {
+		return // the loader has reported a missing or empty list
 	}
 	c.checkThreshold(root, path, role, len(distinct))
 }
@@ -159,7 +159,7 @@ func (c *checker) checkManifestRole(root *Document[TrustRoot], keys trustKeys) {
 	for id := range c.checkRoleKeys(root, keys, "spec.witnesses", s.Witnesses.Keys, rawKey) {
 		all[id] = true
 	}
-	if len(s.Manifest.Keys) > 0 {
+	if len(s.Manifest.Keys) > 0 || len(root.places) == 0 {
 		c.checkThreshold(root, "spec.manifest", &s.Manifest, len(all))
 	}
 	if s.Witnesses.Threshold > 1 {
