@@ -43,7 +43,8 @@ type Interface struct {
 	Name     string         // eth0, eth1, … in the order of Attach
 	Prefixes []netip.Prefix // the host's addresses with the segment's prefix length
 
-	port netlink.Link // the end in the hub
+	port     netlink.Link // the end in the hub
+	gateways []netip.Addr // of Join; guarded by Host.mu
 }
 
 // Host makes a machine with nothing but a loopback interface.
@@ -170,11 +171,6 @@ func (h *Host) Attach(ctx context.Context, sw *Switch, addrs ...netip.Prefix) (*
 	h.mu.Lock()
 	iface.port = port
 	h.mu.Unlock()
-	for _, p := range claimed {
-		if err := h.AddAddress(ctx, iface.Name, p); err != nil {
-			return fail(err)
-		}
-	}
 	if err := h.SetLink(ctx, iface.Name, true); err != nil {
 		return fail(err)
 	}
@@ -187,12 +183,12 @@ func (h *Host) Join(ctx context.Context, sw *Switch, addrs ...netip.Prefix) (*In
 	if err != nil {
 		return nil, err
 	}
+	h.mu.Lock()
 	for _, gw := range sw.Gateways() {
-		if err := h.DefaultRoute(ctx, gw.Addr()); err != nil {
-			return nil, err
-		}
+		iface.gateways = append(iface.gateways, gw.Addr())
 	}
-	return iface, nil
+	h.mu.Unlock()
+	return iface, h.configure(ctx, iface)
 }
 
 // Interfaces lists the host's connections in the order of Attach.

@@ -42,7 +42,7 @@ type Lab struct {
 	// visible are the folders that hosts see even if they lie below /run: where dir is, the temporary and the current.
 	visible []string
 	hub     *namespace
-	nl  *netlink.Handle // in the hub
+	nl      *netlink.Handle // in the hub
 
 	mu       sync.Mutex
 	hosts    map[string]*Host

@@ -4,6 +4,7 @@ package lab
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"strings"
@@ -63,6 +64,24 @@ func Measure(ctx context.Context, sources []Source, targets []Target) (*Matrix, 
 		return nil, fmt.Errorf("measure reachability: %w", err)
 	}
 	return m, nil
+}
+
+// Converge measures until reachability is what want says, and returns that measurement. When ctx ends first, the error
+// lists the differences of the last one, which is returned too.
+func Converge(ctx context.Context, sources []Source, targets []Target, want func(Source, Target) bool) (*Matrix, error) {
+	var last *Matrix
+	err := Await(ctx, "wait for the expected reachability", func(ctx context.Context) error {
+		m, err := Measure(ctx, sources, targets)
+		if err != nil {
+			return err
+		}
+		last = m
+		if wrong := m.Mismatches(want); len(wrong) > 0 {
+			return errors.New(strings.Join(wrong, "\n"))
+		}
+		return nil
+	})
+	return last, err
 }
 
 // Mismatches compares what was reached with what should be, and gives one line per difference.

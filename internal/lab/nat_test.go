@@ -201,6 +201,16 @@ func TestThroughTwoRouters(t *testing.T) {
 			t.Errorf("left to server: %s, %v", o, o.Err)
 		}
 	}
+	check(t, n.left.SetLink(ctx, "eth0", false))
+	if o := n.left.Ping(ctx, addr4(n.server)); o.Verdict != lab.Blocked {
+		t.Errorf("left to server without a link: %s, %v", o, o.Err)
+	}
+	check(t, n.left.SetLink(ctx, "eth0", true))
+	for _, out := range []func(*lab.Host) netip.Addr{addr4, addr6} {
+		if o := n.left.Ping(ctx, out(n.server)); o.Verdict != lab.Reached {
+			t.Errorf("left to server after a flap: %s, %v", o, o.Err)
+		}
+	}
 	inside := addr6(n.right)
 	check(t, n.server.AddRoute(ctx, lab.Route{Prefix: netip.MustParsePrefix("fd02::/64"), Via: n.gwRight.Outside.Addr6()}))
 	short := lab.Probe{Protocol: lab.ICMP, Timeout: 300 * time.Millisecond}

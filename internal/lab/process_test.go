@@ -161,7 +161,7 @@ func TestCloseKillsEscapees(t *testing.T) {
 	}
 }
 
-// TestPdeathsig: processes die with the thread that started them, so that thread must outlive any single Start.
+// TestProcessesOutliveTheirStarter: processes die with the thread that started them, so that thread must outlive any single Start.
 func TestProcessesOutliveTheirStarter(t *testing.T) {
 	t.Parallel()
 	ctx := labtest.Context(t, time.Minute)
@@ -233,7 +233,7 @@ func TestUseAfterClose(t *testing.T) {
 	}
 }
 
-// TestDoEndsItsThread: fn may leave by runtime.Goexit, as t.FailNow does, and the thread's namespaces never show in
+// TestDoIsContained: fn may leave by runtime.Goexit, as t.FailNow does, and the thread's namespaces never show in
 // the program.
 func TestDoIsContained(t *testing.T) {
 	t.Parallel()

@@ -94,7 +94,7 @@ func snapshotHere() (Snapshot, error) {
 	add(linkLines(links, names), nil)
 	add(addressLines(nl, names))
 	add(routeLines(nl, names))
-	add(ruleLines(nl))
+	add(ruleLines())
 	add(nftLines())
 	add(wireguardLines(links))
 	add(sysctlLines())
@@ -168,7 +168,13 @@ func routeLine(r netlink.Route, names map[int]string) string {
 	return line
 }
 
-func ruleLines(nl *netlink.Handle) ([]string, error) {
+func ruleLines() ([]string, error) {
+	// A handle of its own, not strict: the library's request for rules is one that the kernel's strict check refuses.
+	nl, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	if err != nil {
+		return nil, fmt.Errorf("open netlink: %w", err)
+	}
+	defer nl.Close()
 	var out []string
 	for _, fam := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
 		rules, err := nl.RuleList(fam)

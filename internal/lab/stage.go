@@ -138,8 +138,11 @@ func prepareInside() (temp string, err error) {
 	if err != nil {
 		return "", fmt.Errorf("mount /proc: %w", err)
 	}
-	temp = "/run/tmp"
-	if err := os.Mkdir(temp, 0o755); err != nil {
+	// A new name: the working directory may have been kept at any path below /run.
+	if temp, err = os.MkdirTemp("/run", "tmp-"); err != nil {
+		return "", err
+	}
+	if err := os.Chmod(temp, 0o755); err != nil {
 		return "", err
 	}
 	nl, err := openNetlink()

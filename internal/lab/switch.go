@@ -13,6 +13,9 @@ import (
 
 // Switch is an Ethernet segment: a LAN, or the internet itself. It is a bridge in the lab's hub namespace and holds no
 // address: everything on it is a Host.
+//
+// n hosts that all talk to each other on one switch need n² neighbour entries, and the kernel has one table of about a
+// thousand for all namespaces of a machine together. Put meshes of more than thirty hosts behind several routers.
 type Switch struct {
 	lab      *Lab
 	name     string
