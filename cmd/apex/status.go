@@ -1,0 +1,125 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/apex-network/apex/agent/status"
+	"github.com/apex-network/apex/internal/cli"
+	"github.com/apex-network/apex/internal/protocol"
+)
+
+func newStatus(s cli.Streams) *cobra.Command {
+	var f remoteFlags
+	var format, socket, network, dir string
+	c := &cobra.Command{
+		Use:   "status",
+		Short: "Show this host's agent, or with --controller the whole fleet",
+		Long: `Status prints what the agent on this host enforces: generation, the age of every signature, conditions and peers.
+With --controller it prints the fleet: who is at which commit, who is behind, and why. Reading the fleet needs a
+key that the trust root names as applier or maintainer.`,
+		Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			if f.controller != "" {
+				return fleetStatus(c.Context(), s, f, network, dir, format)
+			}
+			return hostStatus(c.Context(), s, socket, format)
+		},
+	}
+	f.register(c)
+	c.Flags().StringVarP(&format, "output", "o", "table", "how to print it: table, json or yaml")
+	c.Flags().StringVar(&socket, "socket", status.DefaultSocket, "the agent's status socket")
+	c.Flags().StringVar(&network, "network", "", "the network's name (default: that of the clone)")
+	c.Flags().StringVarP(&dir, "dir", "C", ".", "the clone that names the network")
+	return c
+}
+
+func hostStatus(ctx context.Context, s cli.Streams, socket, format string) error {
+	st, err := status.NewClient(socket).Get(ctx)
+	if errors.Is(err, status.ErrNoAgent) {
+		return fmt.Errorf("%w: is apex-agent running here? The fleet is shown by apex status --controller URL", err)
+	}
+	if err != nil {
+		return err
+	}
+	if format != "table" {
+		return cli.Print(s.Out, format, st)
+	}
+	return st.Write(s.Out)
+}
+
+func fleetStatus(ctx context.Context, s cli.Streams, f remoteFlags, network, dir, format string) error {
+	if network == "" {
+		files, err := readFolder(dir)
+		if err != nil {
+			return err
+		}
+		if network, err = networkName(files); err != nil {
+			return fmt.Errorf("%w (or give --network)", err)
+		}
+	}
+	r, err := f.open(s, network)
+	if err != nil {
+		return err
+	}
+	defer r.close()
+	fleet, err := r.fleet(ctx)
+	if err != nil {
+		return err
+	}
+	if format != "table" {
+		return cli.Print(s.Out, format, fleet)
+	}
+	return printFleet(s, fleet)
+}
+
+func printFleet(s cli.Streams, f protocol.FleetStatus) error {
+	w := tabwriter.NewWriter(s.Out, 0, 0, 2, ' ', 0)
+	fmt.Fprintf(w, "network\t%s\nhead\t%.12s\naccepted\t%.12s\nfetched\t%s\n", f.Network, f.Head, f.Accepted, ago(f.Now, f.Fetched))
+	if f.FetchError != "" {
+		fmt.Fprintf(w, "fetch\t%s\n", f.FetchError)
+	}
+	if f.Refused != nil {
+		fmt.Fprintf(w, "refused\t%.12s at %s, %s: %s\n", f.Refused.Commit, f.Refused.Stage, ago(f.Now, f.Refused.Since), f.Refused.Reason)
+	}
+	for _, z := range f.Zones {
+		printZone(w, f.Now, z)
+	}
+	return w.Flush()
+}
+
+func printZone(w *tabwriter.Writer, now time.Time, z protocol.ZoneStatus) {
+	if z.Current == nil {
+		fmt.Fprintf(w, "\nzone %s\tnothing published yet%s\n", z.Zone, zoneNote(z))
+	} else {
+		fmt.Fprintf(w, "\nzone %s\tgeneration %d.%d of %.12s, published %s%s\n", z.Zone, z.Current.Epoch, z.Current.Serial,
+			z.Current.Commit, ago(now, z.Current.Published), zoneNote(z))
+	}
+	fmt.Fprintln(w, "NODE\tSEEN\tGENERATION\tCOMMIT\tPEERS\tBEHIND")
+	for _, n := range z.Nodes {
+		generation, commit, peers := "-", "-", "-"
+		if n.Status != nil {
+			generation = fmt.Sprintf("%d.%d", n.Status.Applied.Epoch, n.Status.Applied.Serial)
+			commit = fmt.Sprintf("%.12s", n.Status.Applied.Commit)
+			peers = fmt.Sprintf("%d/%d", n.Status.Peers.Alive, n.Status.Peers.Total)
+		}
+		seen := "connected"
+		if !n.Connected {
+			seen = ago(now, n.LastSeen)
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", n.Node, seen, generation, commit, peers, n.Behind)
+	}
+}
+
+// ago says how long before now t was.
+func ago(now, t time.Time) string {
+	if t.IsZero() {
+		return "never"
+	}
+	return now.Sub(t).Round(time.Second).String() + " ago"
+}
