@@ -80,6 +80,14 @@ func mustNet(s string) *net.IPNet {
 	return n
 }
 
+func flushNFT(t testing.TB) {
+	t.Helper()
+	nft, err := nftables.New()
+	must(t, err)
+	nft.FlushRuleset()
+	must(t, nft.Flush())
+}
+
 func TestHostDrift(t *testing.T) {
 	if !inNamespace(t) {
 		return
@@ -140,7 +148,7 @@ func TestHostDrift(t *testing.T) {
 		{"route removed", func() {
 			must(t, netlink.RouteDel(&netlink.Route{LinkIndex: link().Attrs().Index, Dst: mustNet("10.1.0.0/16"), Scope: netlink.SCOPE_LINK}))
 		}},
-		{"nft flush ruleset", func() { nft.FlushRuleset(); must(t, nft.Flush()) }},
+		{"nft flush ruleset", func() { flushNFT(t) }},
 		{"nft flush table", func() { nft.FlushTable(table); must(t, nft.Flush()) }},
 		{"nft element removed", func() {
 			s, err := nft.GetSetByName(table, "hosts-0-v4")

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -295,6 +296,7 @@ func foreignThings(t *testing.T) func() string {
 			}
 			addrs, err := here.AddrList(l, netlink.FAMILY_ALL)
 			must(t, err)
+			addrs = slices.DeleteFunc(addrs, func(a netlink.Addr) bool { return a.IP.IsLinkLocalUnicast() })
 			out = append(out, fmt.Sprint(l.Attrs().Name, l.Attrs().MTU, l.Attrs().Alias, addrs))
 		}
 		routes, err := here.RouteList(nil, netlink.FAMILY_V4)
