@@ -10,12 +10,6 @@ import (
 	"github.com/apex-network/apex/spec/peermap"
 )
 
-// Defaults of a Zone document.
-const (
-	defaultListenPort = 51820
-	defaultMTU        = 1420
-)
-
 // header is what a zone's views have in common.
 type header struct {
 	network, zone string
@@ -39,13 +33,13 @@ func (b *builder) header() error {
 	z := &b.src.doc.Value
 	h := &header{
 		network: b.src.network, zone: z.Metadata.Name, mode: z.Spec.Default, listenPort: z.Spec.ListenPort,
-		suspended: z.Spec.Suspend, mtu: defaultMTU,
+		suspended: z.Spec.Suspend, mtu: spec.DefaultMTU,
 	}
 	if h.mode == "" {
 		h.mode = spec.DefaultDeny
 	}
 	if h.listenPort == 0 {
-		h.listenPort = defaultListenPort
+		h.listenPort = spec.DefaultListenPort
 	}
 	var faults faults
 	fault := func(format string, args ...any) {

@@ -115,14 +115,14 @@ func portSet(port *spec.Port) Ports {
 	return NewPorts([]spec.Port{*port})
 }
 
-// point is one endpoint about which every rule and route says one thing: a node, or a prefix that no cut divides.
-type point struct {
+// Point is one endpoint about which every rule and route says one thing: a node, or a prefix that no cut divides.
+type Point struct {
 	node    *member // nil for a prefix
 	prefix  netip.Prefix
 	carrier *member
 }
 
-func (q point) String() string {
+func (q Point) String() string {
 	if q.node != nil {
 		return q.node.name
 	}
@@ -130,9 +130,9 @@ func (q point) String() string {
 }
 
 // resolve turns an endpoint into points; the string says why there are none.
-func (p *Policy) resolve(endpoint string) ([]point, string) {
+func (p *Policy) resolve(endpoint string) ([]Point, string) {
 	if m := p.nodes[endpoint]; m != nil {
-		return []point{{node: m}}, ""
+		return []Point{{node: m}}, ""
 	}
 	prefix, err := netip.ParsePrefix(endpoint)
 	if addr, aerr := netip.ParseAddr(endpoint); aerr == nil {
@@ -143,19 +143,60 @@ func (p *Policy) resolve(endpoint string) ([]point, string) {
 	}
 	prefix = prefix.Masked()
 	if m := p.addrs[prefix.Addr()]; m != nil && prefix.IsSingleIP() {
-		return []point{{node: m}}, ""
+		return []Point{{node: m}}, ""
 	}
-	var points []point
+	var points []Point
 	for _, part := range Cut(prefix, p.cuts) {
 		pieces := p.routes.Carriers(part)
 		if pieces == nil {
 			return nil, fmt.Sprintf("no node of zone %s routes %s", p.zone, part)
 		}
 		for _, piece := range pieces {
-			points = append(points, point{prefix: piece.Prefix, carrier: p.nodes[piece.Node]})
+			points = append(points, Point{prefix: piece.Prefix, carrier: p.nodes[piece.Node]})
 		}
 	}
 	return points, ""
+}
+
+// Rules are the zone's rules, void ones included.
+func (p *Policy) Rules() []Rule { return p.rules.List }
+
+// Routes are the zone's declared routes.
+func (p *Policy) Routes() *Routes { return p.routes }
+
+// Cuts are all prefixes at whose borders an answer may change, sorted.
+func (p *Policy) Cuts() []netip.Prefix { return p.cuts }
+
+// Node gives the point of a node.
+func (p *Policy) Node(name string) (Point, bool) {
+	m := p.nodes[name]
+	return Point{node: m}, m != nil
+}
+
+// Prefix gives the point of a prefix that none of Cuts divides, if a node carries it.
+func (p *Policy) Prefix(prefix netip.Prefix) (Point, bool) {
+	pieces := p.routes.Carriers(prefix)
+	if len(pieces) != 1 {
+		return Point{}, false
+	}
+	return Point{prefix: prefix, carrier: p.nodes[pieces[0].Node]}, true
+}
+
+// Carrier names the node that carries the point's prefix; "" for a node.
+func (q Point) Carrier() string {
+	if q.carrier == nil {
+		return ""
+	}
+	return q.carrier.name
+}
+
+// Traits is equal for nodes that no rule and no declared route of this zone tells apart.
+func (p *Policy) Traits(node string) string {
+	m := p.nodes[node]
+	if m == nil {
+		return ""
+	}
+	return fmt.Sprint(m.terms, m.routes)
 }
 
 // Cut divides prefix at the borders of every one of cuts (sorted with peermap.ComparePrefixes) that lies inside it.
@@ -167,8 +208,8 @@ func Cut(prefix netip.Prefix, cuts []netip.Prefix) []netip.Prefix {
 	return append(Cut(low, cuts), Cut(high, cuts)...)
 }
 
-// local says why a flow between two points never enters a tunnel; "" if it does.
-func local(from, to point) string {
+// Local says why a flow between two points never enters a tunnel; "" if it does.
+func Local(from, to Point) string {
 	switch {
 	case from.node != nil && to.node != nil:
 		if from.node == to.node {
@@ -188,8 +229,8 @@ func local(from, to point) string {
 	return ""
 }
 
-// holds reports whether the side of a rule selects the point.
-func (s *Side) holds(q point) bool {
+// Holds reports whether the side of a rule selects the point.
+func (s *Side) Holds(q Point) bool {
 	if q.node != nil {
 		_, found := slices.BinarySearch(q.node.terms, s.Term)
 		return found
@@ -219,7 +260,7 @@ func (p *Policy) ask(from, to string, ports Ports, asOf time.Time) answer {
 	judged, first := false, ""
 	for _, f := range sources {
 		for _, t := range targets {
-			if why := local(f, t); why != "" {
+			if why := Local(f, t); why != "" {
 				if first == "" {
 					first = why
 				}
@@ -242,12 +283,12 @@ func (p *Policy) ask(from, to string, ports Ports, asOf time.Time) answer {
 }
 
 // flow judges one pair of points.
-func (p *Policy) flow(from, to point, ports Ports, asOf time.Time) answer {
+func (p *Policy) flow(from, to Point, ports Ports, asOf time.Time) answer {
 	var union Ports
 	var some, whole, expired *Rule
 	for i := range p.rules.List {
 		r := &p.rules.List[i]
-		if !r.From.holds(from) || !r.To.holds(to) || !r.Ports.Overlaps(ports) {
+		if !r.From.Holds(from) || !r.To.Holds(to) || !r.Ports.Overlaps(ports) {
 			continue
 		}
 		if !r.Live(asOf) {
