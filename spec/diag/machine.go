@@ -52,9 +52,9 @@ func renderGitHub(w io.Writer, l List) error {
 			props = append(props, fmt.Sprintf("line=%d,col=%d", d.Position.Line, d.Position.Column))
 		}
 		props = append(props, "title="+property.Replace(d.Code+" "+Explain(d.Code).Title))
-		message := d.Message
+		message := printable(d.Message)
 		if d.Hint != "" {
-			message += "\n" + d.Hint
+			message += "\n" + printable(d.Hint)
 		}
 		if _, err := fmt.Fprintf(w, "::%s %s::%s\n", d.Severity, strings.Join(props, ","), data.Replace(message)); err != nil {
 			return err
