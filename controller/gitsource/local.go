@@ -39,6 +39,9 @@ type Local struct {
 func OpenLocal(path string) (*Local, error) {
 	repo, err := git.PlainOpenWithOptions(path, &git.PlainOpenOptions{DetectDotGit: true, EnableDotGitCommonDir: true})
 	if errors.Is(err, git.ErrRepositoryNotExists) {
+		repo, err = git.PlainOpen(path) // a bare repository has no .git folder to detect
+	}
+	if errors.Is(err, git.ErrRepositoryNotExists) {
 		return nil, fmt.Errorf("%s: %w; run git init, or name a folder of a clone", path, ErrNoRepository)
 	}
 	if err != nil {
