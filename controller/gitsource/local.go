@@ -27,7 +27,8 @@ var ErrNoRepository = errors.New("not a git repository")
 // Local is a person's own clone, opened read-only for the command line. It runs no hook, filter or helper of the clone.
 // Its methods are safe for concurrent use.
 type Local struct {
-	root string // the working tree; empty for a bare repository
+	root    string // the working tree; empty for a bare repository
+	parents parentCache
 
 	mu   sync.Mutex
 	git  *filesystem.Storage
@@ -133,15 +134,11 @@ func (l *Local) MergeBase(ctx context.Context, a, b string) (string, error) {
 	parents := map[string][]string{}
 	for i := 0; i < len(order); i++ {
 		id := order[i]
-		ps, ok := parents[id]
-		if !ok {
-			c, err := gitobject.ReadCommit(ctx, l, id)
-			if err != nil {
-				return "", err
-			}
-			ps = c.Parents
-			parents[id] = ps
+		ps, err := l.Parents(ctx, id)
+		if err != nil {
+			return "", err
 		}
+		parents[id] = ps
 		for _, p := range ps {
 			if seen[p]|seen[id] != seen[p] {
 				seen[p] |= seen[id]

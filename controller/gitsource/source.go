@@ -112,6 +112,8 @@ type Source struct {
 	log    *slog.Logger
 	report func(Progress)
 
+	parents parentCache
+
 	fetching sync.Mutex // held for the length of a Fetch or Compact
 
 	mu    sync.RWMutex // guards which store is in use
