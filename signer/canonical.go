@@ -20,8 +20,8 @@ func encodeCanonical(v any) ([]byte, error) {
 
 // decodeCanonical reads b into *v and demands that v encodes back to b. That one comparison refuses duplicate and
 // case-folded keys, missing fields, other spellings of strings and numbers, non-canonical base64, white space and
-// trailing data; unknown fields are named on the way. A null re-encodes to itself for slices, so the caller's own checks
-// refuse nil slices (see notNull).
+// trailing data; unknown fields are named on the way. Only a null for a slice encodes back to itself: callers refuse nil
+// slices, or compare with a form that has none.
 func decodeCanonical[T any](what string, b []byte, limit int, v *T) error {
 	if len(b) > limit {
 		return fmt.Errorf("%s: %w: %d bytes, at most %d are read", what, ErrTooLarge, len(b), limit)

@@ -5,8 +5,10 @@ import "time"
 // Caps on what this package reads. The caps of whole envelopes stand in peermap (MaxRootBytes, MaxManifestBytes,
 // MaxTimestampBytes), because server and agent share them.
 const (
-	// MaxSignatures is the most signatures in one envelope.
+	// MaxSignatures is the most signatures in one envelope. MaxThreshold is half of it, so that a root that replaces all
+	// of its keys still fits the signatures of both versions.
 	MaxSignatures = 64
+	MaxThreshold  = MaxSignatures / 2
 	// MaxPayloadType is the longest payload type in bytes.
 	MaxPayloadType = 128
 	// MaxSignatureBytes bounds one signature, armoured or not.

@@ -3,7 +3,6 @@ package signer
 import (
 	"bytes"
 	"fmt"
-	"strings"
 
 	"golang.org/x/crypto/ssh"
 )
@@ -109,9 +108,4 @@ func SSHSignatureKey(armoured []byte) (PublicKey, error) {
 		return PublicKey{}, err
 	}
 	return SSHKey(sig.PublicKey)
-}
-
-// IsSSHSignature reports whether text begins like an armoured SSH signature.
-func IsSSHSignature(text []byte) bool {
-	return strings.HasPrefix(strings.TrimSpace(string(text)), sshBegin)
 }

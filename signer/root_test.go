@@ -129,6 +129,7 @@ func TestRootContradictions(t *testing.T) {
 		"endless validity":       {func(r *Root) { r.Validity.Timestamp = 1 << 40 }, "validity"},
 		"root unreachable":       {func(r *Root) { r.Root.Threshold = 4 }, "threshold 4"},
 		"root without keys":      {func(r *Root) { r.Root = Role{} }, "at least 1 key"},
+		"endless threshold":      {func(r *Root) { r.Manifest.Threshold = MaxThreshold + 1 }, "rotation"},
 		"negative threshold":     {func(r *Root) { r.Root.Threshold = -1 }, "threshold -1"},
 		"manifest unreachable":   {func(r *Root) { r.Manifest.Threshold = 4 }, "threshold 4"},
 		"manifest without keys":  {func(r *Root) { r.Manifest.Keys = nil }, "manifest"},

@@ -28,6 +28,7 @@ func (r *Root) check() (map[string]PublicKey, map[string]string, error) {
 	c.generationRoles()
 	c.single("forge", r.Forge)
 	c.single("appliers", r.Appliers)
+	c.thresholds()
 	c.maintainers()
 	c.routes()
 	if err := errors.Join(c.errs...); err != nil {
@@ -147,6 +148,14 @@ func (c *rootChecker) generationRoles() {
 func (c *rootChecker) single(what string, role Role) {
 	if role.Threshold > 1 {
 		c.fail("%s: threshold %d; a signature of this role always stands alone", what, role.Threshold)
+	}
+}
+
+// thresholds keeps within what an envelope can carry.
+func (c *rootChecker) thresholds() {
+	r := c.root
+	if highest := max(r.Root.Threshold, r.Manifest.Threshold, r.Witnesses.Threshold, r.Timestamp.Threshold); highest > MaxThreshold {
+		c.fail("threshold %d: at most %d, so that the signatures of a rotation fit into one envelope", highest, MaxThreshold)
 	}
 }
 

@@ -3,6 +3,7 @@
 package keyfile
 
 import (
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -25,4 +26,13 @@ func checkAccess(path string, info fs.FileInfo) error {
 			ErrPermissions, path, mode, path)
 	}
 	return nil
+}
+
+// syncFolder makes a new name in the folder last through a power cut.
+func syncFolder(path string) error {
+	d, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
 }

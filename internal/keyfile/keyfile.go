@@ -44,7 +44,10 @@ func NewEd25519(path string, rand io.Reader) (signer.PrivateKey, error) {
 	if err != nil {
 		return signer.PrivateKey{}, err
 	}
-	return key, Create(path, text)
+	if err := Create(path, text); err != nil {
+		return signer.PrivateKey{}, err
+	}
+	return key, nil
 }
 
 // LoadEd25519 reads a key that NewEd25519 or `openssl genpkey -algorithm ed25519` wrote.
@@ -67,7 +70,10 @@ func NewWireGuard(path string, rand io.Reader) (WireGuardKey, error) {
 		return WireGuardKey{}, fmt.Errorf("draw a WireGuard key: %w", err)
 	}
 	k.clamp()
-	return k, Create(path, []byte(base64.StdEncoding.EncodeToString(k[:])+"\n"))
+	if err := Create(path, []byte(base64.StdEncoding.EncodeToString(k[:])+"\n")); err != nil {
+		return WireGuardKey{}, err
+	}
+	return k, nil
 }
 
 // LoadWireGuard reads a key that NewWireGuard or `wg genkey` wrote.
@@ -144,14 +150,6 @@ func Create(path string, text []byte) (err error) {
 		return err
 	}
 	return syncFolder(filepath.Dir(path))
-}
-
-func syncFolder(path string) error {
-	d, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }
 
 // Load reads a small private file after it has passed the checks of the package comment, made on the opened file so that
