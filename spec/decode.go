@@ -172,6 +172,9 @@ func (d *decoder) list(n *yaml.Node, v reflect.Value, s *shape, b *bounds, at in
 			return ok
 		}
 	}
+	if len(n.Content) == 0 {
+		return ok // nil: an empty list and an absent one are the same value
+	}
 	items := reflect.MakeSlice(s.typ, len(n.Content), len(n.Content))
 	var seen map[string]bool
 	for i, c := range n.Content {
@@ -205,6 +208,9 @@ func itemCount(n int, b *bounds) *fault {
 
 func (d *decoder) mapping(n *yaml.Node, v reflect.Value, s *shape, b *bounds, at int32) bool {
 	ok := true
+	if len(n.Content) == 0 {
+		return ok
+	}
 	out := reflect.MakeMapWithSize(s.typ, len(n.Content)/2)
 	for i := 0; i+1 < len(n.Content); i += 2 {
 		key, val := n.Content[i], n.Content[i+1]

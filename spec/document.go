@@ -138,3 +138,9 @@ func (p places) children(path string) (n int, known bool) {
 	}
 	return n, true
 }
+
+// empty reports whether an empty list or mapping stands at path.
+func (p places) empty(path string) bool {
+	n, known := p.children(path)
+	return known && n == 0
+}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"gopkg.in/yaml.v3"
 )
@@ -44,7 +45,7 @@ func formatOnce(src []byte) ([]byte, error) {
 		if i > 0 && p.content {
 			out.WriteString("---\n")
 		}
-		head, _ := cutHead(p.data)
+		head, body := cutHead(p.data)
 		out.Write(p.lead)
 		out.Write(head)
 		if !p.content {
@@ -59,6 +60,8 @@ func formatOnce(src []byte) ([]byte, error) {
 		if err := encodeTree(&out, trees[i]); err != nil {
 			return nil, fmt.Errorf("%w: %w", ErrFormat, err)
 		}
+		_, tail := cutTail(body)
+		out.Write(tail)
 	}
 	return out.Bytes(), nil
 }
@@ -78,6 +81,7 @@ func formatInput(src []byte) ([]piece, []*yaml.Node, error) {
 		}
 		_, body := cutHead(p.data)
 		skipped := bytes.Count(p.data[:len(p.data)-len(body)], []byte("\n"))
+		body, _ = cutTail(body)
 		d := decoder{line: p.line + skipped, data: body, marks: bytes.IndexByte(body, '!') >= 0, sink: &out}
 		root, line, f := parseTree(body)
 		if f != nil {
@@ -113,12 +117,39 @@ func cutHead(data []byte) (head, body []byte) {
 	return head, data
 }
 
+// cutTail takes the comments after the last line of content off a document's text, less blank lines and markers, so that
+// they stay at the end whatever becomes of the last key.
+func cutTail(data []byte) (body, tail []byte) {
+	body = data
+	for len(body) > 0 {
+		start := bytes.LastIndexByte(bytes.TrimSuffix(body, []byte("\n")), '\n') + 1
+		line := bytes.TrimRight(body[start:], " \r\n")
+		switch {
+		case len(line) == 0:
+		case line[0] == '#':
+			tail = append(append(bytes.Clone(line), '\n'), tail...)
+		case isMarker(line, "..."):
+			if comment := bytes.TrimLeft(line[3:], " "); len(comment) > 0 {
+				tail = append(append(bytes.Clone(comment), '\n'), tail...)
+			}
+		default:
+			if len(tail) == 0 {
+				return data, nil
+			}
+			return body, tail
+		}
+		body = body[:start]
+	}
+	return body, tail
+}
+
 // order sorts the keys of n as the fields of s stand; keys in first come before them, unknown ones after them.
 func order(n *yaml.Node, s *shape, first ...string) {
 	switch {
 	case s.form == listForm && n.Kind == yaml.SequenceNode:
 		for _, c := range n.Content {
 			order(c, s.elem)
+			liftComment(c)
 		}
 		return
 	case s.form != structForm || n.Kind != yaml.MappingNode:
@@ -146,6 +177,17 @@ func order(n *yaml.Node, s *shape, first ...string) {
 	}
 }
 
+// liftComment moves the comment above the first key of an item to above the item, where a person would write it.
+func liftComment(item *yaml.Node) {
+	if item.Kind != yaml.MappingNode || item.Style&yaml.FlowStyle != 0 || len(item.Content) == 0 {
+		return
+	}
+	if first := item.Content[0]; first.HeadComment != "" {
+		item.HeadComment = strings.TrimPrefix(item.HeadComment+"\n"+first.HeadComment, "\n")
+		first.HeadComment = ""
+	}
+}
+
 // sameMeaning checks that b says what a says: equal trees but for the order of keys, and the same comments.
 func sameMeaning(a, b []byte) error {
 	_, x, err := formatInput(a)
@@ -156,6 +198,8 @@ func sameMeaning(a, b []byte) error {
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrFormat, err)
 	}
+	none := func(n *yaml.Node) bool { return n == nil }
+	x, y = slices.DeleteFunc(x, none), slices.DeleteFunc(y, none)
 	if !slices.EqualFunc(x, y, sameTree) {
 		return fmt.Errorf("%w: its values would change", ErrFormat)
 	}
@@ -166,9 +210,6 @@ func sameMeaning(a, b []byte) error {
 }
 
 func sameTree(a, b *yaml.Node) bool {
-	if a == nil || b == nil {
-		return a == b
-	}
 	if a.Kind != b.Kind || a.Tag != b.Tag || a.Value != b.Value || len(a.Content) != len(b.Content) {
 		return false
 	}
@@ -208,9 +249,7 @@ func commentsOf(src []byte, trees []*yaml.Node) []string {
 		}
 	}
 	for _, t := range trees {
-		if t != nil {
-			walk(t)
-		}
+		walk(t)
 	}
 	for line := range bytes.SplitSeq(src, []byte("\n")) {
 		text := string(bytes.TrimSpace(line))

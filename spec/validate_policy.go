@@ -72,7 +72,7 @@ func (c *checker) checkShape(p *Document[Policy], path string, s *Selector) bool
 		return true
 	case p.places.has(path + ".any"):
 		c.errorf(p, path+".any", diag.SelectorShape, "write true", "any: false selects nothing")
-	case p.places.has(path+".labels") && s.Labels != nil:
+	case p.places.empty(path + ".labels"):
 		c.errorf(p, path+".labels", diag.SelectorShape, "name a label, or write any: true for every node", "the selector names no label")
 	case !known:
 		c.errorf(p, path, diag.SelectorShape, hint, "the selector sets no field")
