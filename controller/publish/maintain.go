@@ -30,17 +30,32 @@ func (p *Publisher) Maintain(ctx context.Context) (time.Duration, error) {
 		return idleMaintenance, nil
 	}
 	var errs []error
+	changed := false
 	for _, z := range p.Zones() {
-		if z.currentGeneration() == nil {
-			continue
-		}
-		if err := p.refresh(ctx, z); err != nil {
+		before := z.pendingGeneration()
+		err := p.maintain(ctx, z)
+		if err != nil {
 			z.setProblem(err)
 			errs = append(errs, fmt.Errorf("zone %s: %w", z.Name, err))
 		}
+		if after := z.pendingGeneration(); after != nil && (before == nil || after.gen.Digest != before.gen.Digest) {
+			changed = true
+		}
 	}
-	p.announcePending()
+	if changed {
+		p.announcePending()
+	}
 	return max(p.third(p.root.Validity.Timestamp)/4, 100*time.Millisecond), errors.Join(errs...)
+}
+
+// maintain retries what could not be settled, and refreshes what is served.
+func (p *Publisher) maintain(ctx context.Context, z *Zone) error {
+	if w := z.pendingGeneration(); w != nil {
+		if err := p.settle(z, w); err != nil {
+			return err
+		}
+	}
+	return p.refresh(ctx, z)
 }
 
 func (p *Publisher) third(validity int64) time.Duration {
@@ -171,7 +186,7 @@ func (p *Publisher) announcePending() {
 
 // Cosign adds a signature to a pending generation and publishes it once there are enough. Errors: ErrNotPending,
 // ErrNotWitness, signer.ErrSignature.
-func (p *Publisher) Cosign(ctx context.Context, zone string, digest peermap.Digest, keyID string, sig []byte) error {
+func (p *Publisher) Cosign(zone string, digest peermap.Digest, keyID string, sig []byte) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	z, w, err := p.findPending(zone, digest, keyID)
@@ -194,8 +209,8 @@ func (p *Publisher) Cosign(ctx context.Context, zone string, digest peermap.Dige
 		return err
 	}
 	signed := *w
-	signed.env, signed.gen = env, &Generation{Manifest: w.gen.Manifest, Digest: w.gen.Digest, content: w.gen.content}
-	err = p.settle(ctx, z, &signed)
+	signed.env = env
+	err = p.settle(z, &signed)
 	z.setProblem(err)
 	p.announcePending()
 	return err

@@ -219,7 +219,7 @@ func (p *Publisher) publishZone(ctx context.Context, z *Zone, c *compile.Zone) e
 		return p.refresh(ctx, z)
 	}
 	if w := z.pendingGeneration(); w != nil && w.gen.sameAs(c, p.root.Epoch) && p.liveFor(w.gen) > 0 {
-		return p.settle(ctx, z, w)
+		return p.settle(z, w)
 	}
 	body, err := fromCompile(c, current)
 	if err != nil {
@@ -254,43 +254,49 @@ func (p *Publisher) propose(ctx context.Context, z *Zone, body content, manifest
 	}
 	z.high = next
 	g := &Generation{Manifest: m, Digest: peermap.DigestOf(payload), content: body}
-	return p.settle(ctx, z, &waiting{gen: g, env: env, since: p.opts.Now(), refusals: map[string]string{}})
+	return p.settle(z, &waiting{gen: g, env: env, since: p.opts.Now(), refusals: map[string]string{}})
 }
 
 // settle publishes w if enough have signed it, else leaves it pending.
-func (p *Publisher) settle(_ context.Context, z *Zone, w *waiting) error {
+func (p *Publisher) settle(z *Zone, w *waiting) error {
 	q, err := p.root.CheckManifest(w.env)
 	if err != nil {
 		z.setPending(nil)
 		return fmt.Errorf("manifest: %w", err)
 	}
+	next := *w
+	next.quorum = q
 	if !q.Met() {
-		if err := writeHigh(z.dir, z.high); err != nil {
+		// The serial must not be used again after a restart: witnesses may have signed under it.
+		if err := z.keepHigh(); err != nil {
 			return err
 		}
-		w.quorum = q
-		z.setPending(w)
+		z.setPending(&next)
 		return nil
 	}
-	if w.gen.Envelope, err = w.env.Encode(); err != nil {
+	g := &Generation{Manifest: w.gen.Manifest, Digest: w.gen.Digest, Published: p.opts.Now(), content: w.gen.content}
+	if g.Envelope, err = w.env.Encode(); err != nil {
 		return err
 	}
-	w.gen.Published = p.opts.Now()
-	if err := w.gen.save(z.dir); err != nil {
+	stamp, err := p.stamp(g)
+	if err == nil {
+		err = g.save(z.dir)
+	}
+	if err != nil {
+		z.setPending(&next) // Maintain tries again
 		return err
 	}
-	kept := append([]*Generation{w.gen}, z.keptGenerations()...)
+	kept := append([]*Generation{g}, z.keptGenerations()...)
 	for _, old := range kept[min(len(kept), p.opts.Keep):] {
 		if err := removeIfThere(filepath.Join(z.dir, old.mark().file())); err != nil {
 			p.opts.Logger.Warn("old generation not removed", "network", p.opts.Network, "zone", z.Name, "error", err)
 		}
 	}
-	stamp, err := p.stamp(w.gen)
 	z.install(kept[:min(len(kept), p.opts.Keep)], stamp)
 	z.setPending(nil)
-	p.opts.Logger.Info("published", "network", p.opts.Network, "zone", z.Name, "epoch", w.gen.Manifest.Epoch,
-		"serial", w.gen.Manifest.Serial, "commit", w.gen.Manifest.Commit, "nodes", len(w.gen.Nodes))
-	return err
+	p.opts.Logger.Info("published", "network", p.opts.Network, "zone", z.Name, "epoch", g.Manifest.Epoch,
+		"serial", g.Manifest.Serial, "commit", g.Manifest.Commit, "nodes", len(g.Nodes))
+	return nil
 }
 
 // number gives the next (epoch, serial) of a zone and the digest of the manifest before it.

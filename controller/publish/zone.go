@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -18,9 +19,10 @@ import (
 type Zone struct {
 	Name string
 
-	dir   string
-	high  mark // highest number given out; guarded by Publisher.mu
-	asked bool // whether the ledger was asked for high; guarded by Publisher.mu
+	dir    string
+	high   mark // highest number given out; guarded by Publisher.mu
+	onDisk mark // what highFile says; guarded by Publisher.mu
+	asked  bool // whether the ledger was asked for high; guarded by Publisher.mu
 
 	mu        sync.RWMutex
 	snapshot  *Snapshot // nil: nothing to serve
@@ -232,8 +234,16 @@ func (z *Zone) retire() error {
 // highFile holds the highest number that was signed but not published, as the name its file would have had.
 const highFile = "high"
 
-func writeHigh(dir string, m mark) error {
-	return writeFile(filepath.Join(dir, highFile), []byte(m.file()))
+// keepHigh writes it if it has grown.
+func (z *Zone) keepHigh() error {
+	if z.onDisk == z.high {
+		return nil
+	}
+	if err := writeFile(filepath.Join(z.dir, highFile), []byte(z.high.file())); err != nil {
+		return err
+	}
+	z.onDisk = z.high
+	return nil
 }
 
 func readHigh(dir string) (mark, error) {
@@ -249,4 +259,11 @@ func readHigh(dir string) (mark, error) {
 		return mark{}, fmt.Errorf("%s: %w", filepath.Join(dir, highFile), ErrCorrupt)
 	}
 	return m, nil
+}
+
+// Answered reports whether the key with this ID has signed or refused p.
+func (p *Pending) Answered(root *signer.Root, keyID string) bool {
+	name, _, ok := root.KeyByID(keyID)
+	_, refused := p.Refusals[name]
+	return ok && (refused || slices.Contains(p.Quorum.Signed, name))
 }

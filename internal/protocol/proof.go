@@ -170,3 +170,8 @@ func decodeSegment(s string) ([]byte, error) {
 	}
 	return b, nil
 }
+
+// SignedBy reports whether the token was signed with the private half of key, whatever it says.
+func (t *Token) SignedBy(key peermap.Key) bool {
+	return key != (peermap.Key{}) && ed25519.Verify(key[:], []byte(t.signed), t.signature)
+}

@@ -131,9 +131,9 @@ type ZoneStatus struct {
 	Suspended bool       `json:"suspended"`
 	// Pending waits for signatures; Missing says whose.
 	Pending *PendingStatus `json:"pending,omitempty"`
-	// Shrink says why the zone's next generation is held back by the shrink guard.
-	Shrink string       `json:"shrink,omitempty"`
-	Nodes  []FleetEntry `json:"nodes"`
+	// Problem says why the newest content or timestamp could not be signed or stored.
+	Problem string       `json:"problem,omitempty"`
+	Nodes   []FleetEntry `json:"nodes"`
 }
 
 // Published describes a served generation.
