@@ -29,6 +29,7 @@ const (
 	CodeNoRoot    Code = "no-trust-root"
 	CodeForcePush Code = "force-push"
 	CodeWrongWay  Code = "merge-wrong-way"
+	CodeTooLong   Code = "too-many-commits"
 	// Signatures.
 	CodeUnsigned       Code = "unsigned"
 	CodeBadArmour      Code = "bad-armour"

@@ -4,6 +4,7 @@ import (
 	"container/heap"
 	"context"
 	"fmt"
+	"slices"
 
 	"github.com/apex-network/apex/internal/gitobject"
 )
@@ -15,31 +16,29 @@ type ParentSource interface {
 }
 
 // firstParents lists the line from tip back to stop (exclusive), oldest first. With stop "" it goes to the first commit.
-func (s *session) firstParents(tip *gitobject.Commit, stop string) (line []*gitobject.Commit, found bool, err error) {
-	for c := tip; ; {
-		if c.ID == stop {
-			found = true
-			break
+// Only ids are kept: a line may be long, and commits are read when they are judged.
+func (s *session) firstParents(tip, stop string) (line []string, found bool, err error) {
+	most := MaxHistory
+	if stop != "" {
+		most = MaxRange
+	}
+	for id := tip; id != stop; {
+		if len(line) >= most {
+			return nil, false, refusef(CodeTooLong, "its line is longer than %d commits without meeting the accepted one. Push a branch that continues what was accepted", most)
 		}
-		if line = append(line, c); len(line) > MaxHistory {
-			return nil, false, fmt.Errorf("more than %d commits on the branch: %w", MaxHistory, gitobject.ErrTooLarge)
-		}
-		parent := c.FirstParent()
-		if parent == "" {
-			found = stop == ""
-			break
-		}
-		if c, err = s.commit(parent); err != nil {
+		line = append(line, id)
+		parents, err := s.graph.parents(id)
+		if err != nil {
 			return nil, false, err
 		}
+		if len(parents) == 0 {
+			slices.Reverse(line)
+			return line, stop == "", nil
+		}
+		id = parents[0]
 	}
-	if found && stop != "" && len(line) > MaxRange {
-		return nil, false, fmt.Errorf("more than %d commits since %s: %w", MaxRange, stop, gitobject.ErrTooLarge)
-	}
-	for i, j := 0, len(line)-1; i < j; i, j = i+1, j-1 {
-		line[i], line[j] = line[j], line[i]
-	}
-	return line, found, nil
+	slices.Reverse(line)
+	return line, true, nil
 }
 
 // graph answers questions of ancestry exactly. A commit's generation is one more than the highest of its parents', so an

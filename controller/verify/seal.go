@@ -101,16 +101,19 @@ func (r *run) bridge(i int) (seal *gitobject.Commit, to int, why string, err err
 		return nil, 0, "", nil // nothing before the start can be vouched for
 	}
 	for j := len(r.commits) - 1; j > i; j-- {
-		c := r.commits[j]
+		c, err := r.commit(r.commits[j])
+		if err != nil {
+			return nil, 0, "", err
+		}
 		targets := c.Trailers(trailerSeal)
 		if len(targets) != 1 {
 			continue
 		}
-		to := slices.IndexFunc(r.commits[:j], func(x *gitobject.Commit) bool { return x.ID == targets[0] })
+		to := slices.Index(r.commits[:j], targets[0])
 		if to < i {
 			continue
 		}
-		err := r.checkBridge(i, to, c)
+		err = r.checkBridge(i, to, c)
 		var refused *refusal
 		if err == nil {
 			return c, to, "", nil
@@ -124,11 +127,15 @@ func (r *run) bridge(i int) (seal *gitobject.Commit, to int, why string, err err
 }
 
 func (r *run) checkBridge(i, to int, seal *gitobject.Commit) error {
-	before, err := r.commit(r.commits[i].FirstParent())
+	broken, err := r.commit(r.commits[i])
 	if err != nil {
 		return err
 	}
-	prior, err := r.trustAt(before)
+	before, err := r.commit(broken.FirstParent())
+	if err != nil {
+		return err
+	}
+	target, err := r.commit(r.commits[to])
 	if err != nil {
 		return err
 	}
@@ -136,7 +143,11 @@ func (r *run) checkBridge(i, to int, seal *gitobject.Commit) error {
 	if err != nil {
 		return err
 	}
-	for _, c := range []*gitobject.Commit{r.commits[to], parent} {
+	prior, err := r.trustAt(before)
+	if err != nil {
+		return err
+	}
+	for _, c := range []*gitobject.Commit{target, parent} {
 		state, err := r.trustAt(c)
 		if err != nil {
 			return err
@@ -145,7 +156,7 @@ func (r *run) checkBridge(i, to int, seal *gitobject.Commit) error {
 			return refusef(CodeSeal, "the trust root of sealed commit %s does not continue the accepted one", short(c.ID))
 		}
 	}
-	if err := r.checkTree(r.commits[to]); err != nil {
+	if err := r.checkTree(target); err != nil {
 		return err
 	}
 	state, err := r.trustAt(parent)

@@ -19,6 +19,7 @@ type session struct {
 	// folders holds trust folders by tree id, trusts by commit id.
 	folders map[string]*trustState
 	trusts  map[string]*trustState
+	longest *trustdir.Dir // the longest chain verified so far
 	zones   map[zoneKey]zoneAnswer
 	graph   graph
 }
@@ -33,7 +34,10 @@ func newSession(ctx context.Context, src gitobject.Objects, trust Trust) *sessio
 	return s
 }
 
-// commit reads a commit once.
+// maxRead bounds the commits held at a time: each is needed as itself, and again as a parent soon after.
+const maxRead = 2048
+
+// commit reads a commit.
 func (s *session) commit(id string) (*gitobject.Commit, error) {
 	if c := s.read[id]; c != nil {
 		return c, nil
@@ -41,6 +45,9 @@ func (s *session) commit(id string) (*gitobject.Commit, error) {
 	c, err := gitobject.ReadCommit(s.ctx, s.src, id)
 	if err != nil {
 		return nil, err
+	}
+	if len(s.read) >= maxRead {
+		clear(s.read)
 	}
 	s.read[id] = c
 	return c, nil
@@ -107,13 +114,20 @@ func (s *session) loadTrust(tree string) (*trustState, error) {
 	if first, err := signer.ParseEnvelope(files[trustdir.EnvelopePath(1)], peermap.MaxRootBytes); err == nil {
 		state.pinned = peermap.DigestOf(first.Payload) == s.trust.Pin
 	}
-	state.dir, state.err = trustdir.Read(lookup, s.trust.Network, s.trust.Pin)
+	state.dir, state.err = trustdir.ReadAfter(s.longest, lookup, s.trust.Network, s.trust.Pin)
+	if state.err == nil && (s.longest == nil || len(state.dir.Chain) > len(s.longest.Chain)) {
+		s.longest = state.dir
+	}
 	return state, nil
 }
 
 // holdsPin reports whether a commit holds the pinned first trust root. Commits from before the adoption may be odd in any
 // way; those hold nothing.
-func (s *session) holdsPin(c *gitobject.Commit) (bool, error) {
+func (s *session) holdsPin(id string) (bool, error) {
+	c, err := s.commit(id)
+	if err != nil {
+		return false, err
+	}
 	state, err := s.trustAt(c)
 	if gitobject.IsHostile(err) {
 		return false, nil

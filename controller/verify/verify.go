@@ -78,7 +78,7 @@ type Result struct {
 	Root  *signer.Root
 	Chain [][]byte
 	// Commits are the verdicts, oldest first; side commits stand before the merge that brings them. What comes after a
-	// refusal has CodeNotJudged.
+	// refusal has CodeNotJudged, the first thousand of them.
 	Commits []CommitVerdict
 	// AllowShrink unites the AllowShrink of the accepted commits, sorted.
 	AllowShrink []string
@@ -139,7 +139,7 @@ func (s *session) frontierState(f Frontier, c *gitobject.Commit) (*trustState, e
 type run struct {
 	*session
 	result  Result
-	commits []*gitobject.Commit // the line, oldest first
+	commits []string // the line, oldest first
 	// vouched is the index before which Accepted may not move: a seal further on vouches for a bridged range, and is
 	// judged itself only when the pass reaches it.
 	vouched int
@@ -158,7 +158,7 @@ func (r *run) locate(f Frontier, tip *gitobject.Commit) error {
 	if err != nil {
 		return err
 	}
-	line, found, err := r.firstParents(tip, f.Commit)
+	line, found, err := r.firstParents(tip.ID, f.Commit)
 	if err != nil {
 		return err
 	}
@@ -186,12 +186,12 @@ func (r *run) explainRewrite(frontier string, tip *gitobject.Commit) error {
 
 // locateStart finds the oldest commit on the line that holds the pinned first trust root.
 func (r *run) locateStart(tip *gitobject.Commit) error {
-	line, _, err := r.firstParents(tip, "")
+	line, _, err := r.firstParents(tip.ID, "")
 	if err != nil {
 		return err
 	}
-	for i, c := range line {
-		pinned, err := r.holdsPin(c)
+	for i, id := range line {
+		pinned, err := r.holdsPin(id)
 		if err != nil {
 			return err
 		}
@@ -206,10 +206,12 @@ func (r *run) locateStart(tip *gitobject.Commit) error {
 // line judges the commits one by one, bridging what a seal vouches for.
 func (r *run) line() error {
 	for i := 0; i < len(r.commits); i++ {
-		c := r.commits[i]
 		before := len(r.result.Commits)
-		err := r.step(c)
-		if err == nil {
+		c, err := r.commit(r.commits[i])
+		if err != nil {
+			return err
+		}
+		if err = r.step(c); err == nil {
 			r.advance(i)
 			continue
 		}
@@ -224,17 +226,15 @@ func (r *run) line() error {
 		if seal == nil {
 			refused.reason += why
 			_, err := r.refused(c, refused)
-			r.notJudged(i + 1)
-			return err
+			return errors.Join(err, r.list(i+1, min(len(r.commits), i+1+maxListed), CommitVerdict{Code: CodeNotJudged,
+				Reason: "not judged: an earlier commit is refused"}))
 		}
 		r.result.Commits = r.result.Commits[:before]
-		for ; i <= to; i++ {
-			r.result.Commits = append(r.result.Commits, CommitVerdict{Commit: r.commits[i].ID, Subject: r.commits[i].Subject(),
-				Accepted: true, Sealed: true, Code: CodeSealed,
-				Reason: fmt.Sprintf("not judged: sealed by commit %s", short(seal.ID))})
+		if err := r.list(i, to+1, CommitVerdict{Accepted: true, Sealed: true, Code: CodeSealed,
+			Reason: fmt.Sprintf("not judged: sealed by commit %s", short(seal.ID))}); err != nil {
+			return err
 		}
-		i--
-		r.vouched = max(r.vouched, slices.Index(r.commits, seal))
+		i, r.vouched = to, max(r.vouched, slices.Index(r.commits, seal.ID))
 	}
 	return nil
 }
@@ -244,10 +244,10 @@ func (r *run) advance(i int) {
 	if i < r.vouched {
 		return
 	}
-	c := r.commits[i]
-	state := r.trusts[c.ID] // step has loaded it
+	id := r.commits[i]
+	state := r.trusts[id] // step has loaded it
 	r.result.Root, r.result.Chain = state.dir.Root, state.dir.Chain
-	r.result.Accepted = Frontier{Commit: c.ID, RootVersion: state.dir.Root.Version, RootDigest: state.dir.Root.Digest()}
+	r.result.Accepted = Frontier{Commit: id, RootVersion: state.dir.Root.Version, RootDigest: state.dir.Root.Digest()}
 	r.result.AllowShrink = nil
 	for _, v := range r.result.Commits {
 		r.result.AllowShrink = union(r.result.AllowShrink, v.AllowShrink)
@@ -268,9 +268,18 @@ func (r *run) refused(c *gitobject.Commit, err error) (Result, error) {
 	return r.result, &Refusal{Verdict: v}
 }
 
-func (r *run) notJudged(from int) {
-	for _, c := range r.commits[min(from, len(r.commits)):] {
-		r.result.Commits = append(r.result.Commits, CommitVerdict{Commit: c.ID, Subject: c.Subject(), Code: CodeNotJudged,
-			Reason: "not judged: an earlier commit is refused"})
+// maxListed is the most commits listed as not judged after a refusal.
+const maxListed = 1000
+
+// list records the same verdict for a part of the line.
+func (r *run) list(from, to int, v CommitVerdict) error {
+	for _, id := range r.commits[from:to] {
+		c, err := r.commit(id)
+		if err != nil {
+			return err
+		}
+		v.Commit, v.Subject = id, c.Subject()
+		r.result.Commits = append(r.result.Commits, v)
 	}
+	return nil
 }

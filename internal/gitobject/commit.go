@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"unicode"
 )
 
 // Commit is one commit as its stored bytes say. The text of Author, Committer and Message authorises nothing.
@@ -32,10 +33,22 @@ func (c *Commit) FirstParent() string {
 	return c.Parents[0]
 }
 
-// Subject is the first line of the message.
+// Subject is the first line of the message, safe to show: at most 200 characters, none of them invisible.
 func (c *Commit) Subject() string {
 	s, _, _ := strings.Cut(strings.TrimSpace(c.Message), "\n")
-	return s
+	var b strings.Builder
+	n := 0
+	for _, r := range s {
+		if n++; n > 200 {
+			b.WriteString("…")
+			break
+		}
+		if !unicode.IsPrint(r) {
+			r = unicode.ReplacementChar
+		}
+		b.WriteRune(r)
+	}
+	return b.String()
 }
 
 // Trailers returns the values of the trailer key in the last paragraph of the message, in order. The key's case counts.

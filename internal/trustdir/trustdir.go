@@ -10,6 +10,7 @@
 package trustdir
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"slices"
@@ -89,37 +90,55 @@ type Dir struct {
 // Read verifies the folder: the chain from version 1, which must have the pinned digest, to the newest, each by the rules
 // of signer.VerifyNextRoot, and that root.yaml says what the newest says. Errors: ErrNoRoot, ErrDiffers, those of signer.
 func Read(lookup Lookup, network string, pin peermap.Digest) (*Dir, error) {
-	d, err := ReadChain(lookup, network, pin)
+	return ReadAfter(nil, lookup, network, pin)
+}
+
+// ReadAfter is Read for one who has verified a chain of the same network and pin before (nil: none): where the folder
+// begins with the same bytes, only what follows is verified.
+func ReadAfter(known *Dir, lookup Lookup, network string, pin peermap.Digest) (*Dir, error) {
+	d, err := first(known, lookup, network, pin)
 	if err != nil {
 		return nil, err
 	}
-	return d, d.CheckDocument(lookup)
-}
-
-// ReadChain is Read without the look at root.yaml.
-func ReadChain(lookup Lookup, network string, pin peermap.Digest) (*Dir, error) {
-	first, ok := lookup(EnvelopePath(1))
-	if !ok {
-		return nil, fmt.Errorf("%w: %s is missing; create one with `apex trust init`", ErrNoRoot, EnvelopePath(1))
-	}
-	root, err := signer.VerifyFirstRoot(first, pin, network)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", EnvelopePath(1), err)
-	}
-	d := &Dir{Root: root, Chain: [][]byte{first}}
-	for version := uint64(1); ; version++ {
+	for {
+		version := uint64(len(d.Chain))
 		if d.Root.Version != version {
 			return nil, fmt.Errorf("%s: %w: it holds version %d", EnvelopePath(version), signer.ErrRootSkip, d.Root.Version)
 		}
 		next, ok := lookup(EnvelopePath(version + 1))
 		if !ok {
-			return d, nil
+			return d, d.CheckDocument(lookup)
 		}
 		if d.Root, err = signer.VerifyNextRoot(d.Root, next); err != nil {
 			return nil, fmt.Errorf("%s: %w", EnvelopePath(version+1), err)
 		}
 		d.Chain = append(d.Chain, next)
 	}
+}
+
+// first gives what of the chain is already known, or its verified first version.
+func first(known *Dir, lookup Lookup, network string, pin peermap.Digest) (*Dir, error) {
+	if known != nil && known.isPrefix(lookup) {
+		return &Dir{Root: known.Root, Chain: slices.Clone(known.Chain)}, nil
+	}
+	env, ok := lookup(EnvelopePath(1))
+	if !ok {
+		return nil, fmt.Errorf("%w: %s is missing; create one with `apex trust init`", ErrNoRoot, EnvelopePath(1))
+	}
+	root, err := signer.VerifyFirstRoot(env, pin, network)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", EnvelopePath(1), err)
+	}
+	return &Dir{Root: root, Chain: [][]byte{env}}, nil
+}
+
+func (d *Dir) isPrefix(lookup Lookup) bool {
+	for i, env := range d.Chain {
+		if have, ok := lookup(EnvelopePath(uint64(i) + 1)); !ok || !bytes.Equal(have, env) {
+			return false
+		}
+	}
+	return true
 }
 
 // CheckDocument compares root.yaml with the newest version. Errors: ErrDiffers.
