@@ -2,7 +2,9 @@ package trustdir
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"strings"
 
 	"github.com/apex-network/apex/signer"
@@ -37,7 +39,7 @@ func ParseSeal(data []byte) (Seal, error) {
 	if err := d.Decode(&s); err != nil {
 		return s, fmt.Errorf("seal: %w: %w", signer.ErrFormat, err)
 	}
-	if d.More() || len(s.Signatures) > signer.MaxSignatures {
+	if _, err := d.Token(); !errors.Is(err, io.EOF) || len(s.Signatures) > signer.MaxSignatures {
 		return s, fmt.Errorf("seal: %w: want one JSON object with at most %d signatures", signer.ErrFormat, signer.MaxSignatures)
 	}
 	return s, nil

@@ -58,12 +58,6 @@ func EnvelopeVersion(path string) (version uint64, ok bool) {
 	return version, found && json && err == nil && EnvelopePath(version) == path
 }
 
-// IsSealPath reports whether path is a file that SealPath names.
-func IsSealPath(path string) bool {
-	name, ok := strings.CutPrefix(path, seals)
-	return ok && strings.HasSuffix(name, ".json") && !strings.Contains(name, "/")
-}
-
 // Lookup gives the bytes of a repository file, by path.
 type Lookup func(path string) ([]byte, bool)
 
