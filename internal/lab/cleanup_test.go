@@ -4,6 +4,7 @@ package lab_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -196,6 +197,54 @@ func editTable(edit func(*nftables.Conn, *nftables.Table)) error {
 	}
 	edit(conn, &nftables.Table{Name: "foreign", Family: nftables.TableFamily(unix.NFPROTO_IPV4)})
 	return conn.Flush()
+}
+
+// TestCloseWhileBuilding: hosts that are on their way when Close is called are waited for and taken down.
+func TestCloseWhileBuilding(t *testing.T) {
+	t.Parallel()
+	l := must(lab.New(labtest.Context(t, time.Minute), lab.Options{}))(t)
+	var group errgroup.Group
+	begun := make(chan struct{}, 20)
+	for i := range 20 {
+		group.Go(func() error {
+			begun <- struct{}{}
+			if _, err := l.Host(fmt.Sprintf("host-%d", i)); err != nil && !errors.Is(err, lab.ErrClosed) {
+				return err
+			}
+			return nil
+		})
+	}
+	<-begun
+	check(t, l.Close())
+	check(t, group.Wait())
+}
+
+// TestNames: a name or address is given once, and labs do not mix.
+func TestNames(t *testing.T) {
+	t.Parallel()
+	ctx := labtest.Context(t, time.Minute)
+	l, other := labtest.New(t), labtest.New(t)
+	lan := must(l.Switch("lan", prefixes("192.0.2.0/30")...))(t)
+	a := must(l.Host("a"))(t)
+	must(a.Attach(ctx, lan))(t)
+	stranger := must(other.Host("a"))(t)
+	_, twice := l.Host("a")
+	_, badName := l.Host("../a")
+	_, switchTwice := l.Switch("lan")
+	_, hostBits := l.Switch("odd", netip.MustParsePrefix("192.0.2.1/24"))
+	_, taken := a.Attach(ctx, lan, netip.PrefixFrom(addr4(a), 30))
+	_, full := a.Attach(ctx, lan)
+	_, mixed := stranger.Attach(ctx, lan)
+	for what, err := range map[string]error{
+		"a host twice": twice, "a host outside the folder": badName, "a switch twice": switchTwice, "a prefix with host bits": hostBits,
+		"an address twice": taken, "an address of a full switch": full, "a switch of another lab": mixed,
+	} {
+		if err == nil {
+			t.Errorf("%s: no error", what)
+		} else {
+			t.Log(err)
+		}
+	}
 }
 
 // TestBigLab is about the cost of a big lab.

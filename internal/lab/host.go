@@ -49,25 +49,34 @@ type Interface struct {
 
 // Host makes a machine with nothing but a loopback interface.
 func (l *Lab) Host(name string) (*Host, error) {
-	h := &Host{lab: l, name: name, dir: filepath.Join(l.dir, name), runs: map[string]int{}}
-	l.mu.Lock()
-	_, taken := l.hosts[name]
-	err := l.checkName("host", name, taken)
-	if err == nil {
-		l.hosts[name] = h
-	}
-	l.mu.Unlock()
-	if err != nil {
+	if err := l.reserveHost(name); err != nil {
 		return nil, err
 	}
-	if err := h.build(); err != nil {
-		l.mu.Lock()
+	defer l.building.Done()
+	h := &Host{lab: l, name: name, dir: filepath.Join(l.dir, name), runs: map[string]int{}}
+	err := h.build()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if err != nil {
 		delete(l.hosts, name)
-		l.mu.Unlock()
 		return nil, fmt.Errorf("host %s: %w", name, err)
 	}
+	l.hosts[name] = h
 	l.log.Debug("host is up", "host", name)
 	return h, nil
+}
+
+// reserveHost takes a name for a host that is being built, which Close waits for.
+func (l *Lab) reserveHost(name string) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	_, taken := l.hosts[name]
+	if err := l.checkName("host", name, taken); err != nil {
+		return err
+	}
+	l.hosts[name] = nil
+	l.building.Add(1)
+	return nil
 }
 
 func (h *Host) build() error {
@@ -238,10 +247,12 @@ func (h *Host) shutdown(ctx context.Context) error {
 			_ = h.nl.LinkSetDown(link) // only to be quicker; Close checks the result
 		}
 	}
-	err := h.ns.close(ctx)
+	if err := h.ns.close(ctx); err != nil {
+		return err
+	}
 	h.closeSockets() // those that were being dialled meanwhile
 	h.nl.Close()
-	return err
+	return nil
 }
 
 func (h *Host) closeSockets() {

@@ -45,10 +45,11 @@ type Lab struct {
 	nl      *netlink.Handle // in the hub
 
 	mu       sync.Mutex
-	hosts    map[string]*Host
+	hosts    map[string]*Host // nil while it is being built
 	switches map[string]*Switch
 	ports    int // bridge ports made so far; their number makes their name
 	closing  bool
+	building sync.WaitGroup
 
 	closeLimit time.Duration
 	closeOnce  sync.Once
@@ -123,7 +124,9 @@ func (l *Lab) Hosts() []*Host {
 	defer l.mu.Unlock()
 	out := make([]*Host, 0, len(l.hosts))
 	for _, h := range l.hosts {
-		out = append(out, h)
+		if h != nil {
+			out = append(out, h)
+		}
 	}
 	slices.SortFunc(out, func(a, b *Host) int { return strings.Compare(a.name, b.name) })
 	return out
@@ -163,6 +166,7 @@ func (l *Lab) close() error {
 	l.mu.Lock()
 	l.closing = true
 	l.mu.Unlock()
+	l.building.Wait()
 	ctx, cancel := context.WithTimeout(context.Background(), l.closeLimit)
 	defer cancel()
 
@@ -175,7 +179,11 @@ func (l *Lab) close() error {
 		inodes[h.ns.inode] = h.name
 	}
 	errs = append(errs, killMembers(ctx, inodes))
-	errs = append(errs, eachHost(hosts, func(h *Host) error { return h.shutdown(ctx) }))
+	if err := eachHost(hosts, func(h *Host) error { return h.shutdown(ctx) }); err != nil {
+		// Something still runs inside. Pulling the hub's netlink handle from under it would send its next request to the
+		// program's own namespace.
+		return errors.Join(append(errs, err)...)
+	}
 	errs = append(errs, l.awaitEmptyHub(ctx))
 	l.nl.Close()
 	errs = append(errs, l.hub.close(ctx))

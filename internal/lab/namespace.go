@@ -203,11 +203,8 @@ func privateRun(keep ...string) error {
 	if err := mountTmpfs("/run"); err != nil {
 		return err
 	}
-	// Usually a link to /run; not there on some small systems.
-	if st, err := os.Lstat("/var/run"); err == nil && st.IsDir() {
-		if err := mountTmpfs("/var/run"); err != nil {
-			return err
-		}
+	if err := coverVarRun(); err != nil {
+		return err
 	}
 	if err := os.MkdirAll("/var/run/wireguard", 0o755); err != nil {
 		return err
@@ -218,6 +215,22 @@ func privateRun(keep ...string) error {
 		}
 	}
 	return nil
+}
+
+// coverVarRun makes /var/run private too, if it is not, as usual, a link to /run.
+func coverVarRun() error {
+	run, err := os.Stat("/run")
+	if err != nil {
+		return err
+	}
+	varRun, err := os.Stat("/var/run")
+	if err != nil {
+		return fmt.Errorf("WireGuard keeps its sockets below /var/run, which should be a link to /run: %w", err)
+	}
+	if os.SameFile(run, varRun) {
+		return nil
+	}
+	return mountTmpfs("/var/run")
 }
 
 // keepVisible mounts an open folder at its path again, if the path does not lead to it any more.

@@ -71,8 +71,19 @@ func onlyIn(sign string, lines, others []string) []string {
 	return out
 }
 
-// snapshotHere reads the calling thread's namespaces.
+// snapshotHere reads the calling thread's namespaces, again if something changed while a list was read.
 func snapshotHere() (Snapshot, error) {
+	const tries = 5
+	for range tries - 1 {
+		s, err := readNetworkState()
+		if !errors.Is(err, netlink.ErrDumpInterrupted) {
+			return s, err
+		}
+	}
+	return readNetworkState()
+}
+
+func readNetworkState() (Snapshot, error) {
 	nl, err := openNetlink()
 	if err != nil {
 		return "", err
@@ -140,6 +151,10 @@ func routeLines(nl *netlink.Handle, names map[int]string) ([]string, error) {
 			return nil, fmt.Errorf("list routes: %w", err)
 		}
 		for _, r := range routes {
+			// The kernel derives these from the addresses, some of them a moment late.
+			if r.Table == unix.RT_TABLE_LOCAL && r.Protocol == unix.RTPROT_KERNEL {
+				continue
+			}
 			out = append(out, routeLine(r, names))
 		}
 	}
