@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 	"golang.zx2c4.com/wireguard/wgctrl"
 	"golang.zx2c4.com/wireguard/wgctrl/wgtypes"
 
@@ -188,7 +189,7 @@ func TestHostForward(t *testing.T) {
 	lan1, err := netlink.LinkByName("lan1")
 	must(t, err)
 	must(t, netlink.LinkSetNsFd(lan1, int(site.ns)))
-	own, err := netlink.NewHandle()
+	own, err := netlink.NewHandle(unix.NETLINK_ROUTE)
 	must(t, err)
 	defer own.Close()
 	(&space{h: own}).up(t, "lan0", "192.168.7.1/24")
