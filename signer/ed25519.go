@@ -86,13 +86,10 @@ func ParsePrivate(b []byte) (PrivateKey, error) {
 
 const redacted = "[private key]"
 
-// String, GoString, Format, LogValue and MarshalText keep the key out of logs and dumps.
+// String, Format, LogValue and MarshalText keep the key out of logs and dumps.
 func (k PrivateKey) String() string { return redacted }
 
-// GoString hides the key from %#v.
-func (k PrivateKey) GoString() string { return redacted }
-
-// Format hides the key from every other verb, such as %x.
+// Format hides the key from every verb, %x and %#v too.
 func (k PrivateKey) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, redacted) }
 
 // LogValue hides the key from slog.

@@ -76,7 +76,7 @@ func checkPattern(pattern string) error {
 		return fmt.Errorf("path glob %.80q…: longer than %d bytes", pattern, MaxPattern)
 	}
 	if !isCleanPath(pattern) {
-		return fmt.Errorf("path glob %.80q: want a relative path with single slashes and no . or ..", pattern)
+		return fmt.Errorf("path glob %.80q: want a relative path with single slashes and without dot segments", pattern)
 	}
 	for segment := range strings.SplitSeq(pattern, "/") {
 		if segment != "**" && strings.Contains(segment, "**") {

@@ -95,17 +95,3 @@ func (r *Root) verifyCommitPGP(payload, signature []byte) (Signer, error) {
 	}
 	return Signer{}, failed
 }
-
-// SSHSignatureKey gives the key that an armoured SSH signature says it was made by, unverified: for messages and for
-// asking whose signature a file holds. Errors: ErrFormat, ErrTooLarge, ErrWeakKey.
-func SSHSignatureKey(armoured []byte) (PublicKey, error) {
-	blob, err := unarmorSSH(armoured)
-	if err != nil {
-		return PublicKey{}, err
-	}
-	sig, err := parseSSHBlob(blob)
-	if err != nil {
-		return PublicKey{}, err
-	}
-	return SSHKey(sig.PublicKey)
-}

@@ -343,6 +343,34 @@ func TestVerifyRequest(t *testing.T) {
 	wantErr(t, err, ErrSignature)
 }
 
+func TestSSHKeysSignTrustRootsOnly(t *testing.T) {
+	e := NewEnvelope(RootType, []byte("x"))
+	armoured := must(SSHSign(testSSH("ada"), NamespaceRoot, e.PAE()))(t)
+	if got := must(e.AttachSSH(armoured))(t); got.Signatures[0].KeyID != sshPublic(t, testSSH("ada")).ID() {
+		t.Error("the signature stands under another id")
+	}
+	_, err := NewEnvelope(RootType, []byte("y")).AttachSSH(armoured)
+	wantErr(t, err, ErrSignature)
+	_, err = e.AttachSSH(append(armoured, armoured...))
+	wantErr(t, err, ErrFormat)
+	_, err = e.AddSSH(rsaSSH(t, 1024))
+	wantErr(t, err, ErrWeakKey)
+	other := NewEnvelope("application/other", []byte("x"))
+	_, err = other.AddSSH(testSSH("ada"))
+	wantErr(t, err, ErrType)
+	_, err = other.AttachSSH(armoured)
+	wantErr(t, err, ErrType)
+}
+
+func TestUnsetKeysDoNotSign(t *testing.T) {
+	if _, err := SignEd25519("t", nil, PrivateKey{}); err == nil {
+		t.Error("an unset key signed")
+	}
+	if _, err := GenerateKey(bytes.NewReader(nil)); err == nil {
+		t.Error("a key without randomness")
+	}
+}
+
 func TestRandomSignaturesDoNotVerify(t *testing.T) {
 	key, msg := testKey("x").Public(), []byte("message")
 	sig := make([]byte, 64)

@@ -109,13 +109,10 @@ func (k WireGuardKey) Public() peermap.Key {
 
 const redacted = "[private key]"
 
-// String, GoString, LogValue and MarshalText keep the key out of logs and dumps.
+// String, Format, LogValue and MarshalText keep the key out of logs and dumps.
 func (k WireGuardKey) String() string { return redacted }
 
-// GoString hides the key from %#v.
-func (k WireGuardKey) GoString() string { return redacted }
-
-// Format hides the key from every other verb, such as %x.
+// Format hides the key from every verb, %x and %#v too.
 func (k WireGuardKey) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, redacted) }
 
 // LogValue hides the key from slog.
