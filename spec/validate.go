@@ -2,6 +2,7 @@ package spec
 
 import (
 	"fmt"
+	"net/netip"
 	"time"
 
 	"github.com/apex-network/apex/spec/diag"
@@ -85,6 +86,8 @@ type zoneFacts struct {
 	routes prefixSet           // every prefix behind a node of the zone
 	claims prefixSet           // what the trust root lets the zone's nodes carry
 	labels map[string]postings // by label key
+	// holders are the nodes by address, filled in by holder.
+	holders map[netip.Addr]string
 }
 
 // postings are the nodes (indexes into zoneFacts.nodes, ascending) by label value.

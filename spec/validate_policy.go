@@ -184,10 +184,13 @@ func ParseEndpoint(s string) (netip.Prefix, bool) {
 
 // holder gives the name of the node with an address, or "".
 func (z *zoneFacts) holder(a netip.Addr) string {
-	for _, n := range z.nodes {
-		if slices.Contains(n.Value.Spec.Addresses, a) {
-			return n.Value.Metadata.Name
+	if z.holders == nil {
+		z.holders = map[netip.Addr]string{}
+		for _, n := range z.nodes {
+			for _, own := range n.Value.Spec.Addresses {
+				z.holders[own] = n.Value.Metadata.Name
+			}
 		}
 	}
-	return ""
+	return z.holders[a]
 }
