@@ -85,6 +85,9 @@ func (s *Source) receive(ctx context.Context, link transport.UploadPackSession, 
 			return err
 		}
 	}
+	if request.IsEmpty() {
+		return nil // the branch went back to a commit that is here already
+	}
 	response, err := link.UploadPack(ctx, request)
 	if err != nil {
 		return err
@@ -98,7 +101,7 @@ func (s *Source) receive(ctx context.Context, link transport.UploadPackSession, 
 		spool.Close()
 		os.Remove(spool.Name())
 	}()
-	room := min(s.limits.FetchBytes, s.limits.StoreBytes-st.size())
+	room := max(0, min(s.limits.FetchBytes, s.limits.StoreBytes-st.size()))
 	if err := s.spool(spool, demux(response, request), room); err != nil {
 		return err
 	}
@@ -153,7 +156,7 @@ func (s *Source) spool(to io.Writer, from io.Reader, limit int64) error {
 	for {
 		n, err := from.Read(buf)
 		if total += int64(n); total > limit {
-			return fmt.Errorf("pack is larger than %d bytes: raise the limit if the repository is meant to be this large: %w", limit, ErrLimit)
+			return fmt.Errorf("pack is larger than the %d bytes left for it: raise the limit if the repository is meant to be this large: %w", limit, ErrLimit)
 		}
 		if _, werr := to.Write(buf[:n]); werr != nil {
 			return fmt.Errorf("clone: %w", werr)

@@ -121,7 +121,7 @@ type Source struct {
 }
 
 // Open prepares the copy in dir (created if need be) without touching the network. A clone left by an earlier run is
-// used again; rubbish of an interrupted run is removed.
+// used again; rubbish of an interrupted run is removed, so no two Sources may share dir.
 func Open(dir string, remote Remote, opts Options) (*Source, error) {
 	if err := remote.check(); err != nil {
 		return nil, err

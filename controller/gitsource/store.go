@@ -54,7 +54,8 @@ func createStore(dir, origin, branch string) (*store, error) {
 	return st, nil
 }
 
-// openStore opens a clone that an earlier run made and removes packs that it did not finish.
+// openStore opens a clone that an earlier run made and removes packs that it did not finish. A clone whose branch cannot
+// be read (power was lost before the disk had it) is an error.
 func openStore(dir string) (*store, error) {
 	st := newStore(dir)
 	head, err := st.git.Reference(plumbing.HEAD)
@@ -62,14 +63,19 @@ func openStore(dir string) (*store, error) {
 		return nil, fmt.Errorf("clone %s has no HEAD: %w", dir, errors.Join(err, gitobject.ErrMalformed))
 	}
 	st.branch = head.Target()
-	rest, err := filepath.Glob(filepath.Join(dir, "objects", "pack", "tmp_pack_*"))
-	for _, path := range rest {
-		err = errors.Join(err, os.Remove(path))
+	for _, pattern := range []string{"objects/pack/tmp_pack_*", "spool-*"} {
+		rest, err := filepath.Glob(filepath.Join(dir, filepath.FromSlash(pattern)))
+		for _, path := range rest {
+			err = errors.Join(err, os.Remove(path))
+		}
+		if err != nil {
+			return nil, errors.Join(err, st.close())
+		}
 	}
-	if err == nil && st.head() == "" {
-		err = fmt.Errorf("clone %s has no branch: %w", dir, gitobject.ErrMissing)
+	if _, err := gitobject.ReadCommit(context.Background(), st, st.head()); err != nil {
+		return nil, errors.Join(fmt.Errorf("branch of clone %s: %w", dir, err), st.close())
 	}
-	return st, err
+	return st, nil
 }
 
 func (s *store) origin() string {

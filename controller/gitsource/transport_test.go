@@ -59,6 +59,8 @@ func TestHTTPS(t *testing.T) {
 	if got := documents(t, s, second); got["a.yaml"] != "a: 2\n" {
 		t.Errorf("documents %q", got)
 	}
+	repo.Git("reset", "-q", "--hard", first)
+	fetch(t, s, first)
 	wrong := remote
 	wrong.Username = "other"
 	if _, err := open(t, t.TempDir(), wrong, gitsource.Options{}).Fetch(context.Background()); !errors.Is(err, gitsource.ErrRemote) || strings.Contains(err.Error(), "s3cret") {

@@ -4,11 +4,14 @@
 //	env := gittest.New(t)                                  // folders, keys and configuration live in t.TempDir()
 //	alice := env.SSHKey("alice")                           // ssh-keygen -t ed25519
 //	repo := env.Repo("net")                                // git init -b main
+//	trust := env.TrustRoot("corp", 1, alice)               // version 1, root role: alice
+//	trust.Maintainer("all", alice, []string{"**"})
+//	trust.Write(repo, alice)                               // trust/root.yaml and the signed trust/roots/1.json
 //	repo.Write("zones/prod.yaml", "…")
 //	id := repo.Commit(alice, "Add the zone")               // git add -A && git commit -S
-//	root := gittest.Root("mynet").…                        // a trust root: see TrustRoot
+//	remote := repo.Bare()                                  // a bare clone to fetch from
 //
-// Outside a test, NewIn does the same in a folder of the caller's and reports through a function.
+// A program that is no test gives New a TB of its own. PGPKey starts a gpg-agent: see CloseGPG.
 package gittest
 
 import (

@@ -3,6 +3,8 @@ package gittest
 import (
 	"crypto/ed25519"
 	"crypto/sha256"
+	"crypto/x509"
+	"encoding/pem"
 	"strings"
 
 	"gopkg.in/yaml.v3"
@@ -21,8 +23,8 @@ type TrustRoot struct {
 	pin     peermap.Digest
 }
 
-// TrustRoot begins a trust root of version 1 with a root role of these SSH keys. The manifest and timestamp keys are
-// derived from fixed seeds: ControllerKey gives them.
+// TrustRoot begins a trust root of version 1 with a root role of these SSH keys. Its manifest and timestamp key is
+// ControllerKey.
 func (e *Env) TrustRoot(network string, threshold int, rootKeys ...*SSHKey) *TrustRoot {
 	e.tb.Helper()
 	t := &TrustRoot{Network: network, env: e}
@@ -32,17 +34,25 @@ func (e *Env) TrustRoot(network string, threshold int, rootKeys ...*SSHKey) *Tru
 		t.Spec.Root.Keys = append(t.Spec.Root.Keys, k.name)
 	}
 	t.Spec.Root.Threshold = threshold
-	public := spec.Key(ControllerKey().Public().(ed25519.PublicKey))
-	t.Spec.Keys = append(t.Spec.Keys, spec.TrustKey{Name: "controller", Ed25519: public})
+	t.Spec.Keys = append(t.Spec.Keys, spec.TrustKey{Name: "controller", Ed25519: e.ControllerKey().Raw()})
 	t.Spec.Manifest.Keys = []string{"controller"}
 	t.Spec.Timestamp.Keys = []string{"controller"}
 	return t
 }
 
-// ControllerKey is the Ed25519 key of every trust root made here, named "controller".
-func ControllerKey() ed25519.PrivateKey {
+// ControllerKey is the Ed25519 key of every trust root made here, named "controller" there. It is always the same.
+func (e *Env) ControllerKey() signer.PrivateKey {
+	e.tb.Helper()
 	seed := sha256.Sum256([]byte("gittest controller key"))
-	return ed25519.NewKeyFromSeed(seed[:])
+	der, err := x509.MarshalPKCS8PrivateKey(ed25519.NewKeyFromSeed(seed[:]))
+	if err != nil {
+		e.tb.Fatalf("gittest: %v", err)
+	}
+	key, err := signer.ParsePrivate(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))
+	if err != nil {
+		e.tb.Fatalf("gittest: %v", err)
+	}
+	return key
 }
 
 // AddKey lists a key, once.
