@@ -26,6 +26,8 @@ import (
 // patient is for probes that must be answered, on a machine that is busy with other tests.
 const patient = 10 * time.Second
 
+var patientPing = lab.Probe{Protocol: lab.ICMP, Timeout: patient}
+
 // footprint is everything of this machine that a lab might leave a trace in.
 func footprint(t testing.TB, ctx context.Context) lab.Snapshot {
 	t.Helper()
@@ -109,7 +111,7 @@ func TestParallelLabs(t *testing.T) {
 				return l.Close()
 			}
 			for range 20 {
-				if o := a.Ping(ctx, eth.Addr4()); o.Verdict != lab.Reached {
+				if o := a.Probe(ctx, eth.Addr4(), patientPing); o.Verdict != lab.Reached {
 					return fmt.Errorf("lab %d: %s, %w", i, o, o.Err)
 				}
 			}
@@ -178,7 +180,7 @@ func TestSnapshotSeesTouches(t *testing.T) {
 			t.Errorf("%s: the difference lacks %q:\n%s", c.name, c.shows, diff)
 		}
 		check(t, c.undo())
-		if o := n.right.Ping(ctx, addr4(n.server)); o.Verdict != lab.Reached {
+		if o := n.right.Probe(ctx, addr4(n.server), patientPing); o.Verdict != lab.Reached {
 			t.Errorf("%s: ping after undoing: %s, %v", c.name, o, o.Err)
 		}
 		if diff := before.Diff(must(h.Snapshot(ctx))(t)); diff != "" {

@@ -50,13 +50,15 @@ func TestHostsOnOneSwitch(t *testing.T) {
 	must(b.Echo(ctx, 7000))(t)
 
 	for _, to := range []netip.Addr{eth.Addr4(), eth.Addr6()} {
-		for _, p := range []lab.Probe{{Protocol: lab.ICMP}, {Protocol: lab.TCP, Port: 7000}, {Protocol: lab.UDP, Port: 7000}} {
+		for _, p := range []lab.Probe{
+			patientPing, {Protocol: lab.TCP, Port: 7000, Timeout: patient}, {Protocol: lab.UDP, Port: 7000, Timeout: patient},
+		} {
 			got := a.Probe(ctx, to, p)
 			if got.Verdict != lab.Reached || got.Latency <= 0 {
 				t.Errorf("%s to %s: %s, %v", p, to, got.Verdict, got.Err)
 			}
 		}
-		for _, p := range []lab.Probe{{Protocol: lab.TCP, Port: 7001}, {Protocol: lab.UDP, Port: 7001}} {
+		for _, p := range []lab.Probe{{Protocol: lab.TCP, Port: 7001, Timeout: patient}, {Protocol: lab.UDP, Port: 7001, Timeout: patient}} {
 			if got := a.Probe(ctx, to, p); got.Verdict != lab.Refused {
 				t.Errorf("%s to %s: %s, %v; want refused", p, to, got.Verdict, got.Err)
 			}

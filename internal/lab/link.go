@@ -8,7 +8,9 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"slices"
+	"strings"
 
 	"github.com/google/nftables"
 	"github.com/vishvananda/netlink"
@@ -110,7 +112,40 @@ func (h *Host) configure(ctx context.Context, iface *Interface) error {
 			return err
 		}
 	}
-	return nil
+	return h.awaitNeighbourDiscovery(ctx, iface)
+}
+
+// awaitNeighbourDiscovery waits until the kernel listens for those who look for the interface's IPv6 addresses. It joins
+// their solicited-node groups (RFC 4291, section 2.7.1) some time after it took the addresses, and a question that comes
+// earlier is repeated only a second later.
+func (h *Host) awaitNeighbourDiscovery(ctx context.Context, iface *Interface) error {
+	return Await(ctx, "wait for neighbour discovery", func(context.Context) error {
+		var groups []byte
+		if err := h.ns.run(func() (err error) {
+			groups, err = os.ReadFile("/proc/thread-self/net/igmp6")
+			return err
+		}); err != nil {
+			return err
+		}
+		for _, p := range iface.Prefixes {
+			if p.Addr().Is6() && !joined(string(groups), iface.Name, p.Addr()) {
+				return fmt.Errorf("%s on %s is not announced yet", p.Addr(), iface.Name)
+			}
+		}
+		return nil
+	})
+}
+
+// joined looks for an address's solicited-node group in the text of /proc/net/igmp6.
+func joined(groups, device string, a netip.Addr) bool {
+	b := a.As16()
+	group := fmt.Sprintf("ff0200000000000000000001ff%x", b[13:])
+	for line := range strings.Lines(groups) {
+		if f := strings.Fields(line); len(f) > 2 && f[1] == device && f[2] == group {
+			return true
+		}
+	}
+	return false
 }
 
 func awaitCarrier(ctx context.Context, nl *netlink.Handle, name string) error {

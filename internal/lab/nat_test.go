@@ -197,7 +197,7 @@ func TestThroughTwoRouters(t *testing.T) {
 	l := labtest.New(t)
 	n := newInternet(t, ctx, l, lab.Cone, lab.Firewalled)
 	for _, out := range []func(*lab.Host) netip.Addr{addr4, addr6} {
-		if o := n.left.Ping(ctx, out(n.server)); o.Verdict != lab.Reached {
+		if o := n.left.Probe(ctx, out(n.server), patientPing); o.Verdict != lab.Reached {
 			t.Errorf("left to server: %s, %v", o, o.Err)
 		}
 	}
@@ -207,7 +207,7 @@ func TestThroughTwoRouters(t *testing.T) {
 	}
 	check(t, n.left.SetLink(ctx, "eth0", true))
 	for _, out := range []func(*lab.Host) netip.Addr{addr4, addr6} {
-		if o := n.left.Ping(ctx, out(n.server)); o.Verdict != lab.Reached {
+		if o := n.left.Probe(ctx, out(n.server), patientPing); o.Verdict != lab.Reached {
 			t.Errorf("left to server after a flap: %s, %v", o, o.Err)
 		}
 	}
@@ -217,11 +217,11 @@ func TestThroughTwoRouters(t *testing.T) {
 	if o := n.server.Probe(ctx, inside, short); o.Verdict != lab.TimedOut {
 		t.Errorf("server into a firewalled home: %s", o)
 	}
-	if o := n.right.Ping(ctx, addr6(n.server)); o.Verdict != lab.Reached {
+	if o := n.right.Probe(ctx, addr6(n.server), patientPing); o.Verdict != lab.Reached {
 		t.Errorf("firewalled home to server: %s, %v", o, o.Err)
 	}
 	check(t, n.gwRight.SetNAT(ctx, lab.Open))
-	if o := n.server.Probe(ctx, inside, short); o.Verdict != lab.Reached {
+	if o := n.server.Probe(ctx, inside, patientPing); o.Verdict != lab.Reached {
 		t.Errorf("server into an open home: %s, %v", o, o.Err)
 	}
 }
