@@ -26,14 +26,13 @@ func GenerateKey(rand io.Reader) (PrivateKey, error) {
 	return PrivateKey{ed25519.NewKeyFromSeed(seed)}, nil
 }
 
-// Public gives the public half.
+// Public gives the public half; that of an unset key is the zero PublicKey, which verifies nothing.
 func (k PrivateKey) Public() PublicKey {
-	raw := k.Raw()
-	p, err := newEd25519(raw[:])
-	if err != nil {
-		panic("signer: public half of an unset PrivateKey: " + err.Error())
+	if k.IsZero() {
+		return PublicKey{}
 	}
-	return p
+	raw := k.Raw()
+	return wrapEd25519(raw[:])
 }
 
 // Raw gives the 32 bytes of the public half, as Node documents and trust roots carry them.

@@ -66,13 +66,17 @@ func newEd25519(raw []byte) (PublicKey, error) {
 	if err := checkEd25519(raw); err != nil {
 		return PublicKey{}, err
 	}
-	raw = slices.Clone(raw)
+	return wrapEd25519(slices.Clone(raw)), nil
+}
+
+// wrapEd25519 takes bytes that are known to be an honest key.
+func wrapEd25519(raw []byte) PublicKey {
 	return PublicKey{
 		kind: KindEd25519,
 		text: base64.StdEncoding.EncodeToString(raw),
 		ids:  []string{materialID("ed25519", raw)},
 		raw:  raw,
-	}, nil
+	}
 }
 
 // ID is the SHA-256, in hex, of what makes the key this key: its algorithm and point or modulus. The name, comment,
