@@ -50,6 +50,21 @@ func newNetwork(n Network) *network {
 	return &network{Network: n, seed: maphash.MakeSeed(), zones: map[string]*zone{}}
 }
 
+// inherit takes over what an earlier registration of the network remembered, so that a reload forgets no proof.
+func (n *network) inherit(old *network) {
+	old.mu.Lock()
+	defer old.mu.Unlock()
+	n.seed = old.seed
+	for name, o := range old.zones {
+		z := n.zone(name)
+		o.mu.Lock()
+		for name, m := range o.members {
+			z.members[name] = m
+		}
+		o.mu.Unlock()
+	}
+}
+
 // zone gives the memory for a zone that is published.
 func (n *network) zone(name string) *zone {
 	n.mu.Lock()

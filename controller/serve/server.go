@@ -162,6 +162,9 @@ func (s *Server) Set(ctx context.Context, n Network) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if old, ok := s.networks[n.Name]; ok {
+		state.inherit(old)
+	}
 	s.networks[n.Name] = state
 	return nil
 }

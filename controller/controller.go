@@ -1,0 +1,302 @@
+// Package controller turns signed commits into what agents are served: it follows the branch of each network, verifies,
+// loads, tests, compiles, signs and publishes, and answers agents and people over HTTPS.
+//
+// It promises that networks do not stand in each other's way; that a commit which cannot be fetched, verified, loaded,
+// tested, compiled or signed changes nothing that is served, and that status, metrics and log say which and why; and that
+// a restart serves the last generations from disk at once, before it looks at any repository.
+//
+//	config ──▶ Controller ──▶ network (one loop each) ──▶ publish.Publisher ──▶ serve.Server ──▶ agents
+//	             │  follows the file                              ▲
+//	             └── store (JetStream) ── serials, nonces, status ┘
+package controller
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"os"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"github.com/apex-network/apex/controller/build"
+	"github.com/apex-network/apex/controller/config"
+	"github.com/apex-network/apex/controller/gitsource"
+	"github.com/apex-network/apex/controller/serve"
+	"github.com/apex-network/apex/controller/store"
+)
+
+// OpenSource opens the local copy of a network's repository in dir, without touching the remote.
+type OpenSource func(n config.Network, dir string, log *slog.Logger) (build.Source, error)
+
+// Options are what a Controller takes besides its configuration. The zero value is ready.
+type Options struct {
+	// Path is the configuration file to follow; empty: it does not change.
+	Path string
+	// Version is what status calls the controller.
+	Version string
+	// Logger and Level: changes of log.level in the configuration are set on Level, if there is one.
+	Logger *slog.Logger
+	Level  *slog.LevelVar
+	// Now, OpenSource and Store replace the clock, git and JetStream in tests. A given Store is not closed.
+	Now        func() time.Time
+	OpenSource OpenSource
+	Store      store.Store
+	// Ready, if set, is called once everything listens.
+	Ready func(Addresses)
+}
+
+// Controller serves any number of networks.
+type Controller struct {
+	cfg     *config.Config
+	opts    Options
+	log     *slog.Logger
+	now     func() time.Time
+	open    OpenSource
+	store   store.Store
+	server  *serve.Server
+	metrics *metrics
+	gather  *prometheus.Registry
+	tls     *certificate
+
+	mu       sync.RWMutex
+	networks map[string]*running
+}
+
+// running is a network with the means to stop it.
+type running struct {
+	*network
+	stop context.CancelFunc
+}
+
+// New prepares a controller; Run does the work.
+func New(cfg *config.Config, opts Options) (*Controller, error) {
+	c := &Controller{
+		cfg: cfg, opts: opts, log: opts.Logger, now: opts.Now, open: opts.OpenSource, store: opts.Store,
+		gather: prometheus.NewRegistry(), networks: map[string]*running{},
+	}
+	if c.log == nil {
+		c.log = slog.New(slog.DiscardHandler)
+	}
+	if c.now == nil {
+		c.now = time.Now
+	}
+	if c.open == nil {
+		c.open = openGit
+	}
+	c.gather.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), newCollector(c))
+	c.metrics = newMetrics(c.gather)
+	var err error
+	c.server, err = serve.New(serve.Options{
+		Version: opts.Version, Requests: cfg.Limits.Requests, Now: c.now, Logger: c.log, Metrics: serve.NewMetrics(c.gather),
+	})
+	if err != nil {
+		return nil, err
+	}
+	c.server.SetHosts(cfg.PublicHosts)
+	return c, nil
+}
+
+func openGit(n config.Network, dir string, log *slog.Logger) (build.Source, error) {
+	r := n.Repository
+	return gitsource.Open(dir, gitsource.Remote{
+		URL: r.URL, Branch: r.Branch, Username: r.Username, PasswordFile: r.PasswordFile, CAFile: r.CAFile,
+		SSHKeyFile: r.SSHKeyFile, SSHKnownHostsFile: r.SSHKnownHostsFile,
+	}, gitsource.Options{Logger: log})
+}
+
+// Server answers for the controller's networks; tests talk to it without a socket.
+func (c *Controller) Server() *serve.Server { return c.server }
+
+// Run works until ctx ends, then stops in order: new requests, watches, loops, store. It fails if the controller cannot
+// start; a network that cannot start is logged, and tried again when the configuration changes.
+func (c *Controller) Run(ctx context.Context) (err error) {
+	if err := os.MkdirAll(c.cfg.Storage, 0o700); err != nil {
+		return fmt.Errorf("storage: %w", err)
+	}
+	unlock, err := lockFolder(filepath.Join(c.cfg.Storage, "lock"))
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if c.store == nil {
+		s, err := store.OpenNATS(ctx, store.Options{
+			URL: c.cfg.NATS.URL, CredentialsFile: c.cfg.NATS.CredentialsFile, Replicas: c.cfg.NATS.Replicas,
+			Dir: filepath.Join(c.cfg.Storage, "jetstream"), Logger: c.log,
+		})
+		if err != nil {
+			return err
+		}
+		c.store = s
+		defer func() { err = errors.Join(err, s.Close()) }()
+	}
+	if c.tls, err = openCertificate(c.cfg, c.now(), c.log); err != nil {
+		return err
+	}
+	listeners, err := c.listen(ctx)
+	if err != nil {
+		return err
+	}
+	loops, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer c.stopAll()
+	defer stop()
+	if started := c.reconcile(loops, c.cfg.Networks); started == 0 {
+		return errors.Join(errors.New("no network could be started; see the log"), listeners.close())
+	}
+	serving := listeners.serve(c)
+	if c.opts.Ready != nil {
+		c.opts.Ready(listeners.addresses)
+	}
+	var follow sync.WaitGroup
+	if c.opts.Path != "" {
+		follow.Go(func() {
+			if err := config.Watch(ctx, c.opts.Path, c.cfg, c.log, func(next *config.Config) { c.reload(loops, next) }); err != nil {
+				c.log.Error("the configuration is not followed", "error", err)
+			}
+		})
+	}
+	select {
+	case <-ctx.Done():
+	case err = <-serving:
+	}
+	c.log.Info("shutting down")
+	c.server.Close()
+	err = errors.Join(err, listeners.shutdown())
+	follow.Wait()
+	return err
+}
+
+// reconcile starts, restarts and stops networks so that they are those of cfg, and gives how many run.
+func (c *Controller) reconcile(ctx context.Context, cfg []config.Network) int {
+	wanted := map[string]config.Network{}
+	for _, n := range cfg {
+		wanted[n.Name] = n
+	}
+	for name, n := range c.snapshot() {
+		if next, ok := wanted[name]; !ok || !reflect.DeepEqual(next, n.cfg) || n.secretsChanged() {
+			c.stop(name, !ok)
+		}
+	}
+	running := c.snapshot()
+	for _, name := range slices.Sorted(maps.Keys(wanted)) {
+		if _, ok := running[name]; ok {
+			continue
+		}
+		if err := c.start(ctx, wanted[name]); err != nil {
+			c.log.Error("network not started, the others go on", "error", err)
+		}
+	}
+	return len(c.snapshot())
+}
+
+func (c *Controller) snapshot() map[string]*running {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	return maps.Clone(c.networks)
+}
+
+// running lists the networks by name.
+func (c *Controller) running() []*network {
+	all := c.snapshot()
+	out := make([]*network, 0, len(all))
+	for _, name := range slices.Sorted(maps.Keys(all)) {
+		out = append(out, all[name].network)
+	}
+	return out
+}
+
+func (c *Controller) start(ctx context.Context, cfg config.Network) error {
+	n, err := c.openNetwork(ctx, cfg)
+	if err != nil {
+		return err
+	}
+	ctx, stop := context.WithCancel(ctx)
+	if err := c.register(ctx, n); err != nil {
+		stop()
+		return errors.Join(fmt.Errorf("network %s: %w", cfg.Name, err), n.src.Close())
+	}
+	c.mu.Lock()
+	c.networks[cfg.Name] = &running{network: n, stop: stop}
+	c.mu.Unlock()
+	go n.run(ctx)
+	return nil
+}
+
+// register lets the server answer for n, from disk at first.
+func (c *Controller) register(ctx context.Context, n *network) error {
+	nonces, err := c.store.Bucket(ctx, serve.NonceBucket())
+	if err != nil {
+		return err
+	}
+	status, err := c.store.Bucket(ctx, serve.StatusBucket())
+	if err != nil {
+		return err
+	}
+	return c.server.Set(ctx, serve.Network{
+		Name: n.cfg.Name, Publisher: n.publisher, Control: n, Roots: n.roots, Nonces: nonces, Status: status,
+		WebhookSecret: n.secret, Apply: *n.cfg.Apply, Done: ctx.Done(),
+	})
+}
+
+// stop ends a network's loop and its watches. Unless it is gone for good it stays registered: requests are answered from
+// what it last published until its successor takes over.
+func (c *Controller) stop(name string, gone bool) {
+	c.mu.Lock()
+	n := c.networks[name]
+	delete(c.networks, name)
+	c.mu.Unlock()
+	if n == nil {
+		return
+	}
+	if gone {
+		c.server.Remove(name)
+	}
+	n.stop()
+	<-n.done
+}
+
+func (c *Controller) stopAll() {
+	for name := range c.snapshot() {
+		c.stop(name, true)
+	}
+}
+
+// reload takes over what can change while running.
+func (c *Controller) reload(ctx context.Context, next *config.Config) {
+	old := c.cfg
+	fixed := *next
+	fixed.PublicHosts, fixed.Networks, fixed.Log.Level = old.PublicHosts, old.Networks, old.Log.Level
+	fixed.TLS.CertFile, fixed.TLS.KeyFile = old.TLS.CertFile, old.TLS.KeyFile
+	if !reflect.DeepEqual(fixed, *old) {
+		c.log.Warn("some changes of the configuration take effect after a restart only: all but publicHosts, networks, log.level and the TLS files")
+	}
+	c.server.SetHosts(next.PublicHosts)
+	SetLevel(c.opts.Level, next.Log.Level)
+	if err := c.tls.reload(next); err != nil {
+		c.log.Error("certificate not reloaded, the old one stays", "error", err)
+	}
+	count := c.reconcile(ctx, next.Networks)
+	updated := *old
+	updated.PublicHosts, updated.Networks, updated.Log.Level = next.PublicHosts, next.Networks, next.Log.Level
+	updated.TLS.CertFile, updated.TLS.KeyFile = next.TLS.CertFile, next.TLS.KeyFile
+	c.cfg = &updated
+	c.log.Info("configuration reloaded", "networks", count)
+}
+
+// SetLevel sets v to a level of the configuration. A nil v is left alone.
+func SetLevel(v *slog.LevelVar, name string) {
+	if v == nil {
+		return
+	}
+	var level slog.Level
+	if level.UnmarshalText([]byte(name)) == nil {
+		v.Set(level)
+	}
+}
