@@ -14,16 +14,28 @@ import (
 var ErrFormat = errors.New("cannot be formatted without loss")
 
 // Format writes a file in canonical form: the keys of each kind in their order, two spaces of indent, one `---` between
-// documents. Comments and the style of each value stay. It is idempotent. The error is a diag.List's Err if the text is
-// not YAML that the language allows (unknown fields and references are no concern of Format), or ErrFormat.
+// documents, at most one blank line in a row. Comments and the style of each value stay. It is idempotent. The error is a
+// diag.List's Err if the text is not YAML that the language allows (unknown fields and references are no concern of
+// Format), or ErrFormat.
 func Format(src []byte) ([]byte, error) {
-	once, err := formatOnce(src)
+	out, err := settle(src, true)
+	if errors.Is(err, ErrFormat) {
+		out, err = settle(src, false) // better without its blank lines than not at all
+	}
 	if err != nil {
 		return nil, err
 	}
-	// The YAML library moves some comments on the first pass; accept the result only once it has settled.
+	return out, nil
+}
+
+// settle formats until nothing changes any more: the YAML library moves some comments on the first pass.
+func settle(src []byte, blanks bool) ([]byte, error) {
+	once, err := formatOnce(src, blanks)
+	if err != nil {
+		return nil, err
+	}
 	for range 3 {
-		twice, err := formatOnce(once)
+		twice, err := formatOnce(once, blanks)
 		if err != nil {
 			return nil, fmt.Errorf("%w: %w", ErrFormat, err)
 		}
@@ -35,7 +47,7 @@ func Format(src []byte) ([]byte, error) {
 	return nil, fmt.Errorf("%w: its comments do not settle", ErrFormat)
 }
 
-func formatOnce(src []byte) ([]byte, error) {
+func formatOnce(src []byte, blanks bool) ([]byte, error) {
 	pieces, trees, err := formatInput(src)
 	if err != nil {
 		return nil, err
@@ -51,19 +63,37 @@ func formatOnce(src []byte) ([]byte, error) {
 		if !p.content {
 			continue
 		}
-		if kind := lookup(trees[i], "kind"); kind != nil {
-			if info := kindNamed(kind.Value); info != nil {
-				order(trees[i], info.shape, "apiVersion", "kind")
-			}
-		}
-		quoteColons(trees[i], false)
-		if err := encodeTree(&out, trees[i]); err != nil {
+		body, tail := cutTail(body)
+		text, err := formatBody(body, trees[i], blanks)
+		if err != nil {
 			return nil, fmt.Errorf("%w: %w", ErrFormat, err)
 		}
-		_, tail := cutTail(body)
+		out.Write(text)
 		out.Write(tail)
 	}
 	return out.Bytes(), nil
+}
+
+// formatBody writes the tree of one document, whose text is body.
+func formatBody(body []byte, root *yaml.Node, blanks bool) ([]byte, error) {
+	if blanks {
+		marked, _, f := parseTree(markBlanks(body, root))
+		if f != nil {
+			return nil, errors.New(f.message)
+		}
+		root = marked
+	}
+	if kind := lookup(root, "kind"); kind != nil {
+		if info := kindNamed(kind.Value); info != nil {
+			order(root, info.shape, "apiVersion", "kind")
+		}
+	}
+	quoteColons(root, false)
+	var out bytes.Buffer
+	if err := encodeTree(&out, root); err != nil {
+		return nil, err
+	}
+	return unmarkBlanks(out.Bytes()), nil
 }
 
 // formatInput parses and lints all documents of src, without the comments before their first line.
@@ -117,25 +147,29 @@ func cutHead(data []byte) (head, body []byte) {
 	return head, data
 }
 
-// cutTail takes the comments after the last line of content off a document's text, less blank lines and markers, so that
-// they stay at the end whatever becomes of the last key.
+// cutTail takes the comments after the last line of content off a document's text, less markers and blank lines in a row,
+// so that they stay at the end whatever becomes of the last key.
 func cutTail(data []byte) (body, tail []byte) {
 	body = data
+	blank := false // a blank line stands between what is left of body and tail
 	for len(body) > 0 {
 		start := bytes.LastIndexByte(bytes.TrimSuffix(body, []byte("\n")), '\n') + 1
 		line := bytes.TrimRight(body[start:], " \r\n")
+		if isMarker(line, "...") {
+			line = bytes.TrimLeft(line[3:], " ")
+		}
+		if len(line) > 0 && blank && len(tail) > 0 {
+			tail, blank = append([]byte("\n"), tail...), false
+		}
 		switch {
 		case len(line) == 0:
+			blank = true
 		case line[0] == '#':
 			tail = append(append(bytes.Clone(line), '\n'), tail...)
-		case isMarker(line, "..."):
-			if comment := bytes.TrimLeft(line[3:], " "); len(comment) > 0 {
-				tail = append(append(bytes.Clone(comment), '\n'), tail...)
-			}
+			blank = false
+		case len(tail) == 0:
+			return data, nil
 		default:
-			if len(tail) == 0 {
-				return data, nil
-			}
 			return body, tail
 		}
 		body = body[:start]

@@ -43,6 +43,48 @@ spec:
 # after the end
 `
 
+// withBlanks is in canonical form, blank lines and all.
+const withBlanks = `apiVersion: apex/v1alpha1
+kind: Policy
+
+metadata:
+  name: p
+  zone: a
+  annotations:
+    note: |
+      first
+
+      # no comment
+    other: "x"
+
+spec:
+  allow:
+    # the first rule
+    - from: [{node: x}]
+      to: [{any: true}]
+
+    # about nothing
+
+    # the second rule
+    - from: [{node: y}]
+
+      # after a blank line
+      to: [{any: true}]
+
+# the end
+`
+
+func TestFormatKeepsBlankLines(t *testing.T) {
+	got, err := spec.Format([]byte(withBlanks))
+	if err != nil || string(got) != withBlanks {
+		t.Errorf("%v\n%s", err, got)
+	}
+	many := strings.ReplaceAll(withBlanks, "\n\n    #", "\n\n  \n\n    #")
+	if got, err := spec.Format([]byte(many)); err != nil || string(got) != withBlanks {
+		t.Errorf("%v\n%s", err, got)
+	}
+}
+
 const formatted = `# yaml-language-server: $schema=schemas/apex.schema.json
 # about the file
 apiVersion: apex/v1alpha1
