@@ -1,0 +1,83 @@
+package witness
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/apex-network/apex/internal/protocol"
+)
+
+// pending asks for what waits, for as long as w.Wait.
+func (w *witness) pending(ctx context.Context) ([]protocol.Pending, error) {
+	ctx, cancel := context.WithTimeout(ctx, w.Wait+30*time.Second)
+	defer cancel()
+	query := "?" + protocol.QueryWait + "=" + strconv.Itoa(int(w.Wait/time.Second))
+	resp, err := w.do(ctx, http.MethodGet, protocol.PendingPath(w.Network), query, nil)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return nil, protocol.ReadProblem(resp)
+	}
+	var list protocol.PendingList
+	if err := protocol.Read(resp.Body, protocol.MaxPendingBytes, &list); err != nil {
+		return nil, err
+	}
+	return list.Pending, nil
+}
+
+// answer sends a verdict. That the generation is no longer pending is no failure: something newer took its place.
+func (w *witness) answer(ctx context.Context, c protocol.Cosign) error {
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	body, err := protocol.Encode(c)
+	if err != nil {
+		return err
+	}
+	resp, err := w.do(ctx, http.MethodPost, protocol.CosignPath(w.Network), "", body)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode == http.StatusNoContent {
+		return nil
+	}
+	err = protocol.ReadProblem(resp)
+	var p *protocol.Problem
+	if errors.As(err, &p) && p.Code == protocol.CodeConflict {
+		return nil
+	}
+	return fmt.Errorf("%w: %w", errUnexpected, err)
+}
+
+func (w *witness) do(ctx context.Context, method, path, query string, body []byte) (*http.Response, error) {
+	u := w.Controller.JoinPath(path)
+	proof, err := protocol.NewProof(protocol.WitnessSubject(w.Key.Public().ID()), method, u, body, w.Now())
+	if err != nil {
+		return nil, err
+	}
+	token, err := proof.Sign(w.Key.Sign)
+	if err != nil {
+		return nil, err
+	}
+	var reader io.Reader
+	if body != nil {
+		reader = bytes.NewReader(body)
+	}
+	req, err := http.NewRequestWithContext(ctx, method, u.String()+query, reader)
+	if err != nil {
+		return nil, err
+	}
+	req.Header.Set(protocol.ProofHeader, token)
+	if body != nil {
+		req.Header.Set("Content-Type", protocol.TypeJSON)
+	}
+	return w.Client.Do(req)
+}

@@ -1,0 +1,164 @@
+package witness
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/apex-network/apex/controller/build"
+	"github.com/apex-network/apex/controller/verify"
+	"github.com/apex-network/apex/internal/gitobject"
+	"github.com/apex-network/apex/internal/protocol"
+	"github.com/apex-network/apex/signer"
+	"github.com/apex-network/apex/spec/compile"
+	"github.com/apex-network/apex/spec/peermap"
+)
+
+// endedGrace is how long ago a rule may have ended that a generation still contains: the controller may be a little late.
+const endedGrace = 15 * time.Minute
+
+// judge arrives at the generation by itself. What it gives is to be remembered if the generation is signed.
+func (w *witness) judge(ctx context.Context, p protocol.Pending) (*signed, error) {
+	m, err := peermap.ParseManifest(p.Manifest)
+	if err != nil {
+		return nil, refusef("the manifest cannot be read: %w", err)
+	}
+	if m.Network != w.Network || m.Zone != p.Zone || peermap.DigestOf(p.Manifest) != p.Digest {
+		return nil, refusef("the manifest is not the one that was announced")
+	}
+	if m.Compiler != compile.Version {
+		return nil, refusef("the controller's compiler is version %s, the witness's %s: upgrade the older one", m.Compiler, compile.Version)
+	}
+	last := w.state.zone(p.Zone)
+	result, err := w.verify(ctx, m, last)
+	if err != nil {
+		return nil, err
+	}
+	if err := w.checkNumbers(m, last, result.Root); err != nil {
+		return nil, err
+	}
+	zone, err := w.compile(ctx, m, last, result)
+	if err != nil {
+		return nil, err
+	}
+	own, err := zone.Manifest(m.Epoch, m.Serial, m.Previous, time.Unix(m.Expires, 0)).Encode()
+	if err != nil {
+		return nil, refusef("%w", err)
+	}
+	if !bytes.Equal(own, p.Manifest) {
+		return nil, refusef("commit %s compiles to another manifest here:\n%s\nthe controller's is\n%s", m.Commit, own, p.Manifest)
+	}
+	next := &signed{Frontier: result.Accepted, Epoch: m.Epoch, Serial: m.Serial, AsOf: m.AsOf, ViewsRoot: m.ViewsRoot}
+	for _, v := range zone.Views {
+		next.Nodes = append(next.Nodes, v.Node)
+	}
+	return next, nil
+}
+
+// verify judges the way from what was signed last to the commit, and demands that the branch contains the commit.
+func (w *witness) verify(ctx context.Context, m peermap.Manifest, last *signed) (verify.Result, error) {
+	head, err := w.Source.Fetch(ctx)
+	if err != nil {
+		return verify.Result{}, fmt.Errorf("fetch: %w", err)
+	}
+	onLine, err := w.onLine(ctx, head, m.Commit)
+	if err != nil {
+		return verify.Result{}, err
+	}
+	if !onLine {
+		return verify.Result{}, refusef("commit %s is not on the branch, whose head is %s", m.Commit, head)
+	}
+	result, err := w.builder.Verify(ctx, last.frontierOf(), m.Commit)
+	return result, refuseFinal(err)
+}
+
+// onLine walks back from head along first parents.
+func (w *witness) onLine(ctx context.Context, head, commit string) (bool, error) {
+	for id := head; id != ""; {
+		if id == commit {
+			return true, nil
+		}
+		c, err := gitobject.ReadCommit(ctx, w.Source, id)
+		if err != nil {
+			return false, err
+		}
+		id = c.FirstParent()
+	}
+	return false, nil
+}
+
+// checkNumbers demands that the generation comes after the last one signed and lives no longer than the root allows.
+func (w *witness) checkNumbers(m peermap.Manifest, last *signed, root *signer.Root) error {
+	now := w.Now()
+	if m.Epoch != root.Epoch {
+		return refusef("epoch %d, the trust root has %d", m.Epoch, root.Epoch)
+	}
+	if last != nil && (m.Epoch < last.Epoch || m.Epoch == last.Epoch && m.Serial <= last.Serial) {
+		return refusef("generation %d.%d is not after %d.%d, which was signed", m.Epoch, m.Serial, last.Epoch, last.Serial)
+	}
+	if last != nil && m.AsOf < last.AsOf {
+		return refusef("it was compiled as of an earlier instant than the last one signed")
+	}
+	if asOf := time.Unix(m.AsOf, 0); asOf.After(now.Add(signer.MaxClockSkew)) {
+		return refusef("it was compiled as of %s, the clock here says %s", asOf.UTC(), now.UTC())
+	}
+	longest := now.Add(signer.MaxClockSkew).Unix() + root.Validity.Manifest
+	if m.Expires > longest {
+		return refusef("it lives longer than the trust root allows")
+	}
+	return nil
+}
+
+// compile compiles the manifest's commit as of its instant and gives the zone.
+func (w *witness) compile(ctx context.Context, m peermap.Manifest, last *signed, result verify.Result) (*compile.Zone, error) {
+	asOf := time.Unix(m.AsOf, 0)
+	loaded, err := w.builder.Load(ctx, m.Commit, asOf)
+	if err != nil {
+		return nil, refuseFinal(err)
+	}
+	renewal := last != nil && m.Commit == last.Frontier.Commit && m.AsOf == last.AsOf && m.ViewsRoot == last.ViewsRoot
+	if !renewal {
+		if end := loaded.NextExpiry(asOf); !end.IsZero() && end.Before(w.Now().Add(-endedGrace)) {
+			return nil, refusef("it contains a rule that ended at %s", end.UTC().Format(time.RFC3339))
+		}
+	}
+	if last == nil || m.Commit != last.Frontier.Commit {
+		if err := w.builder.Test(loaded, asOf); err != nil {
+			return nil, refuseFinal(err)
+		}
+	}
+	zones, _, err := w.builder.Compile(loaded, result.Root, asOf)
+	if err != nil {
+		return nil, refuseFinal(err)
+	}
+	zone, ok := zones[m.Zone]
+	switch {
+	case !ok:
+		return nil, refusef("commit %s has no zone %s", m.Commit, m.Zone)
+	case zone.Suspended:
+		return nil, refusef("zone %s is suspended in commit %s: its published generation must stay", m.Zone, m.Commit)
+	}
+	return zone, w.checkShrink(loaded, zone, last, result.AllowShrink)
+}
+
+// checkShrink is the shrink guard, against what was signed last.
+func (w *witness) checkShrink(l *build.Loaded, z *compile.Zone, last *signed, allowed []string) error {
+	if last == nil || len(last.Nodes) == 0 || slices.Contains(allowed, z.Zone) {
+		return nil
+	}
+	gone := 0
+	for _, name := range last.Nodes {
+		if _, still := z.View(name); !still {
+			gone++
+		}
+	}
+	if percent := (100*gone + len(last.Nodes) - 1) / len(last.Nodes); percent > l.MaxShrinkPercent() || gone > 0 && len(z.Views) == 0 {
+		return refusef("zone %s loses %d of %d nodes without the trailer Apex-Allow-Shrink", z.Zone, gone, len(last.Nodes))
+	}
+	return nil
+}
+
+var errUnexpected = errors.New("unexpected answer of the controller")

@@ -1,0 +1,187 @@
+// Package witness is the second party of a manifest threshold: from its own clone and its own clock it arrives at each
+// generation that a controller wants to publish, and signs only if not a byte differs.
+//
+// It promises that a stolen controller, with all of its keys, gets no signature for anything but what maintainers signed
+// into the branch: not for another content, an older commit, a commit beside the branch, a rule that has ended, or a
+// zone emptied without the signed word that this is meant. It takes from the controller a commit, an instant and numbers,
+// and checks each; it needs no open port.
+package witness
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/apex-network/apex/controller/build"
+	"github.com/apex-network/apex/controller/gitsource"
+	"github.com/apex-network/apex/controller/verify"
+	"github.com/apex-network/apex/internal/protocol"
+	"github.com/apex-network/apex/signer"
+	"github.com/apex-network/apex/spec/peermap"
+)
+
+// Config is what a witness needs.
+type Config struct {
+	Network string
+	// TrustRoot is the digest of the first trust root.
+	TrustRoot peermap.Digest
+	// Remote is where the witness clones from: preferably not through the controller's credentials.
+	Remote gitsource.Remote
+	// Dir holds the clone and what was signed last.
+	Dir string
+	// Controller is the base URL, such as https://controller.example:8443. Client carries its certificate authorities.
+	Controller *url.URL
+	Client     *http.Client
+	// Key is listed under witnesses in the trust root.
+	Key    signer.PrivateKey
+	Logger *slog.Logger
+	// Now and Source replace the clock and git in tests.
+	Now    func() time.Time
+	Source build.Source
+	// Wait is how long one question to the controller waits for something to sign; 0: protocol.MaxPendingWait.
+	Wait time.Duration
+}
+
+// Pauses after a failure to reach the controller.
+const (
+	firstPause = time.Second
+	maxPause   = 30 * time.Second
+)
+
+// Run asks, judges and signs until ctx ends. It fails only if it cannot begin.
+func Run(ctx context.Context, cfg Config) error {
+	w, err := open(cfg)
+	if err != nil {
+		return err
+	}
+	defer w.close()
+	w.log.Info("witness", "network", cfg.Network, "controller", cfg.Controller.String(), "key", cfg.Key.Public().ID())
+	pause := firstPause
+	for ctx.Err() == nil {
+		list, err := w.pending(ctx)
+		if err == nil {
+			for _, p := range list {
+				err = errors.Join(err, w.handle(ctx, p))
+			}
+		}
+		if err == nil {
+			pause = firstPause
+			continue
+		}
+		if ctx.Err() != nil {
+			break
+		}
+		w.log.Warn("not witnessed", "error", err, "again", pause)
+		select {
+		case <-ctx.Done():
+		case <-time.After(pause):
+		}
+		pause = min(2*pause, maxPause)
+	}
+	return nil
+}
+
+type witness struct {
+	Config
+	log     *slog.Logger
+	builder *build.Builder
+	state   *state
+}
+
+func open(cfg Config) (*witness, error) {
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	if cfg.Client == nil {
+		cfg.Client = http.DefaultClient
+	}
+	if cfg.Wait == 0 {
+		cfg.Wait = protocol.MaxPendingWait
+	}
+	w := &witness{Config: cfg, log: cfg.Logger}
+	if w.log == nil {
+		w.log = slog.New(slog.DiscardHandler)
+	}
+	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
+		return nil, fmt.Errorf("witness folder: %w", err)
+	}
+	var err error
+	if w.state, err = loadState(filepath.Join(cfg.Dir, "state.json")); err != nil {
+		return nil, err
+	}
+	if w.Source == nil {
+		if w.Source, err = gitsource.Open(filepath.Join(cfg.Dir, "clone"), cfg.Remote, gitsource.Options{Logger: w.log}); err != nil {
+			return nil, err
+		}
+	}
+	w.builder = build.New(w.Source, cfg.Network, cfg.TrustRoot)
+	return w, nil
+}
+
+func (w *witness) close() {
+	if err := w.Source.Close(); err != nil {
+		w.log.Warn("clone not closed", "error", err)
+	}
+}
+
+// handle judges one pending generation and says so. The error is for what may go away by itself.
+func (w *witness) handle(ctx context.Context, p protocol.Pending) error {
+	verdict := protocol.Cosign{Zone: p.Zone, Digest: p.Digest, KeyID: w.Key.Public().ID()}
+	signed, err := w.judge(ctx, p)
+	var no *refusal
+	switch {
+	case errors.As(err, &no):
+		verdict.Refusal = clip(no.Error(), protocol.MaxMessage)
+		w.log.Error("refused to sign", "zone", p.Zone, "manifest", p.Digest.String(), "reason", verdict.Refusal)
+	case err != nil:
+		return err
+	default:
+		// What was signed is on disk before anybody gets it, so that nothing older is ever signed after it.
+		if err := w.state.save(p.Zone, signed); err != nil {
+			return err
+		}
+		verdict.Signature = w.Key.Sign(signer.PAE(peermap.ManifestType, p.Manifest))
+		w.log.Info("signed", "zone", p.Zone, "manifest", p.Digest.String(), "commit", signed.Frontier.Commit, "serial", signed.Serial)
+	}
+	return w.answer(ctx, verdict)
+}
+
+func clip(s string, n int) string {
+	if len(s) <= n {
+		return s
+	}
+	return s[:n]
+}
+
+// refusal is a verdict against a generation, as opposed to a failure to reach one.
+type refusal struct{ err error }
+
+func (r *refusal) Error() string { return r.err.Error() }
+
+// Unwrap gives the cause.
+func (r *refusal) Unwrap() error { return r.err }
+
+func refusef(format string, args ...any) error { return &refusal{fmt.Errorf(format, args...)} }
+
+// refuseFinal makes a refusal of what the builder found wrong with the commit itself.
+func refuseFinal(err error) error {
+	var r *build.Refusal
+	if errors.As(err, &r) && r.Final {
+		return &refusal{err}
+	}
+	return err
+}
+
+// frontierOf gives where verification of a zone starts: at what was signed last for it.
+func (s *signed) frontierOf() verify.Frontier {
+	if s == nil {
+		return verify.Frontier{}
+	}
+	return s.Frontier
+}
