@@ -1,0 +1,181 @@
+//go:build linux
+
+package fleet
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"fmt"
+	"math/big"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+
+	"github.com/apex-network/apex/internal/keyfile"
+	"github.com/apex-network/apex/internal/lab"
+	"github.com/apex-network/apex/internal/trustdir"
+	"github.com/apex-network/apex/signer"
+	"github.com/apex-network/apex/spec"
+)
+
+// Controller is the controller's host and, once started, its process.
+type Controller struct {
+	Host    *lab.Host
+	Process *lab.Process
+	// Dir holds configuration, keys and storage; CAFile the certificate that agents trust.
+	Dir, CAFile string
+	// Key signs manifests and timestamps.
+	Key signer.PrivateKey
+
+	fleet *Fleet
+	addr  netip.Addr
+}
+
+const apiPort = 8443
+
+func (f *Fleet) newController(ctx context.Context) (*Controller, error) {
+	host, err := f.Lab.Host("controller")
+	if err != nil {
+		return nil, err
+	}
+	nic, err := host.Join(ctx, f.Internet)
+	if err != nil {
+		return nil, err
+	}
+	c := &Controller{Host: host, Dir: host.Dir(), fleet: f, addr: nic.Addr4()}
+	if c.Key, err = keyfile.NewEd25519(filepath.Join(c.Dir, "manifest.key"), rand.Reader); err != nil {
+		return nil, err
+	}
+	if f.opt.Witness {
+		f.WitnessKeyFile = filepath.Join(f.dir, "witness.key")
+		if _, err = keyfile.NewEd25519(f.WitnessKeyFile, rand.Reader); err != nil {
+			return nil, err
+		}
+	}
+	c.CAFile = filepath.Join(c.Dir, "tls.crt")
+	return c, certificate(c.CAFile, filepath.Join(c.Dir, "tls.key"), nic)
+}
+
+// URL is the controller's base URL for agents.
+func (c *Controller) URL() string {
+	return fmt.Sprintf("https://%s", netip.AddrPortFrom(c.addr, apiPort))
+}
+
+// Config is the text of the configuration file.
+func (c *Controller) Config() string {
+	f := c.fleet
+	return fmt.Sprintf(`storage: %s/storage
+listen:
+  api: ":%d"
+  metrics: 127.0.0.1:9464
+  admin: %s/admin.sock
+tls:
+  certFile: tls.crt
+  keyFile: tls.key
+networks:
+  - name: %s
+    repository:
+      url: %s
+      branch: %s
+    trustRoot: %s
+    keys:
+      manifestFiles: [manifest.key]
+      timestampFiles: [manifest.key]
+    poll:
+      interval: %s
+`, c.Dir, apiPort, c.Dir, f.Network, f.Remote, branch, f.Pin, f.opt.Poll)
+}
+
+// Start writes the configuration and starts the controller; it is up when it accepts connections.
+func (c *Controller) Start(ctx context.Context) error {
+	path := filepath.Join(c.Dir, "controller.yaml")
+	if err := os.WriteFile(path, []byte(c.Config()), 0o600); err != nil {
+		return err
+	}
+	p, err := c.Host.Start(ctx, lab.Command{Argv: []string{c.fleet.opt.Binaries.Controller, "--config", path}, Name: "controller"})
+	if err != nil {
+		return err
+	}
+	c.Process = p
+	return p.AwaitTCP(ctx, netip.AddrPortFrom(c.addr, apiPort))
+}
+
+// firstRoot makes the trust root of one maintainer, the controller and perhaps a witness, signed.
+func (f *Fleet) firstRoot() (document, envelope string, err error) {
+	line := strings.TrimSpace(string(ssh.MarshalAuthorizedKey(f.Maintainer.PublicKey())))
+	f.root = spec.TrustRoot{Metadata: spec.Metadata{Name: f.Network}, Spec: spec.TrustRootSpec{
+		Version: 1, Epoch: 1,
+		Keys:        []spec.TrustKey{{Name: "ada", SSH: line}, {Name: "controller", Ed25519: spec.Key(f.Controller.Key.Raw())}},
+		Root:        spec.Role{Keys: []string{"ada"}},
+		Maintainers: []spec.MaintainerRule{{Name: "everything", Keys: []string{"ada"}, Paths: []string{"**"}}},
+		Manifest:    spec.Role{Keys: []string{"controller"}},
+		Timestamp:   spec.Role{Keys: []string{"controller"}},
+		Appliers:    spec.Role{Keys: []string{"ada"}},
+	}}
+	if f.opt.Witness {
+		key, err := keyfile.LoadEd25519(f.WitnessKeyFile)
+		if err != nil {
+			return "", "", err
+		}
+		f.root.Spec.Keys = append(f.root.Spec.Keys, spec.TrustKey{Name: "witness", Ed25519: spec.Key(key.Raw())})
+		f.root.Spec.Witnesses.Keys = []string{"witness"}
+		f.root.Spec.Manifest.Threshold = 2
+	}
+	for zone, prefixes := range f.opt.Routes {
+		f.root.Spec.Routes = append(f.root.Spec.Routes, spec.RouteClaim{Zone: zone, Prefixes: prefixes})
+	}
+	root, err := trustdir.RootFromSpec(f.root.Spec, f.Network)
+	if err != nil {
+		return "", "", err
+	}
+	f.Pin = root.Digest()
+	env, err := trustdir.Propose(nil, root)
+	if err != nil {
+		return "", "", err
+	}
+	if env, err = trustdir.Sign(env, nil, f.Maintainer); err != nil {
+		return "", "", err
+	}
+	data, err := env.Encode()
+	if err != nil {
+		return "", "", err
+	}
+	text, err := spec.Marshal(f.root)
+	return string(text), string(data), err
+}
+
+// certificate writes a self-signed certificate for a host's addresses.
+func certificate(certFile, keyFile string, nic *lab.Interface) error {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return err
+	}
+	t := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "controller"},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour), IsCA: true, BasicConstraintsValid: true,
+		KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}}
+	for _, p := range nic.Prefixes {
+		t.IPAddresses = append(t.IPAddresses, net.IP(p.Addr().AsSlice()))
+	}
+	cert, err := x509.CreateCertificate(rand.Reader, t, t, key.Public(), key)
+	if err != nil {
+		return err
+	}
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(certFile, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert}), 0o644); err != nil {
+		return err
+	}
+	return os.WriteFile(keyFile, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), 0o600)
+}
