@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"strings"
 	"syscall"
 	"time"
 
@@ -103,6 +104,26 @@ func reexec(stage string, mode Mode) *exec.Cmd {
 		attr.GidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getgid(), Size: 1}}
 	}
 	return &exec.Cmd{
-		Path: "/proc/self/exe", Args: os.Args, Env: append(os.Environ(), stageVariable+"="+stage), SysProcAttr: attr,
+		Path: "/proc/self/exe", Args: os.Args, SysProcAttr: attr,
+		Env: append(os.Environ(), stageVariable+"="+stage, fmt.Sprintf("%s=%d %s", outerVariable, os.Getpid(), mode)),
 	}
+}
+
+// outerVariable tells the program inside an isolation the process id, outside, of the one that started it, and its Mode.
+const outerVariable = "APEX_LAB_OUTER"
+
+// EnterCommand is a shell command with which a person gets a shell on the host while the lab runs, from a terminal
+// outside. It needs nsenter, and root unless the lab is rootless.
+func (h *Host) EnterCommand() string {
+	enter := fmt.Sprintf("nsenter --preserve-credentials -t %d -n -m -u", h.ns.tid)
+	if !Isolated() {
+		return enter + " sh"
+	}
+	outer, mode, _ := strings.Cut(os.Getenv(outerVariable), " ")
+	namespaces := "-p -m -n"
+	if mode == Rootless.String() {
+		namespaces += " -U"
+	}
+	// The outer process has one child, process 1 of the isolation; in there, the host's thread has the number known here.
+	return fmt.Sprintf("nsenter --preserve-credentials -t $(cat /proc/%s/task/*/children) %s %s sh", outer, namespaces, enter)
 }

@@ -109,8 +109,15 @@ func testKill(t *testing.T, binary string) {
 			stdout := must(cmd.StdoutPipe())(t)
 			check(t, cmd.Start())
 			line, err := bufio.NewReader(stdout).ReadString('\n')
-			if err != nil || line != "ready\n" {
-				t.Fatalf("it did not start: %q, %v\n%s", line, err, output)
+			if err != nil {
+				t.Fatalf("it did not start: %v\n%s", err, output)
+			}
+			enter := exec.CommandContext(t.Context(), "sh", "-c", "echo hostname | "+line)
+			if drop {
+				asNobody(t, enter)
+			}
+			if out, err := enter.CombinedOutput(); err != nil || string(out) != "a\n" {
+				t.Errorf("%s: %v\n%s", strings.TrimSpace(line), err, out)
 			}
 			if !running(t, mark) {
 				t.Fatal("its daemons are not running")

@@ -167,31 +167,38 @@ func (l *Lab) close() error {
 	l.closing = true
 	l.mu.Unlock()
 	l.building.Wait()
-	ctx, cancel := context.WithTimeout(context.Background(), l.closeLimit)
-	defer cancel()
-
 	hosts := l.Hosts()
-	var errs []error
-	// Processes first, while links are up: their connections then end with FIN or RST instead of lingering.
-	errs = append(errs, eachHost(hosts, func(h *Host) error { return h.killAll(ctx) }))
 	inodes := map[uint64]string{l.hub.inode: "hub"}
 	for _, h := range hosts {
 		inodes[h.ns.inode] = h.name
 	}
-	errs = append(errs, killMembers(ctx, inodes))
-	if err := eachHost(hosts, func(h *Host) error { return h.shutdown(ctx) }); err != nil {
-		// Something still runs inside. Pulling the hub's netlink handle from under it would send its next request to the
-		// program's own namespace.
-		return errors.Join(append(errs, err)...)
+	// Each step has its own time: one that fails must not make the later ones fail too.
+	step := func(fn func(context.Context) error) error {
+		ctx, cancel := context.WithTimeout(context.Background(), l.closeLimit)
+		defer cancel()
+		return fn(ctx)
 	}
-	errs = append(errs, l.awaitEmptyHub(ctx))
+	// Processes first, while links are up: their connections then end with FIN or RST instead of lingering.
+	processes := step(func(ctx context.Context) error {
+		return eachHost(hosts, func(h *Host) error { return h.killAll(ctx) })
+	})
+	escapees := step(func(ctx context.Context) error { return killMembers(ctx, inodes) })
+	namespaces := step(func(ctx context.Context) error {
+		return eachHost(hosts, func(h *Host) error { return h.shutdown(ctx) })
+	})
+	// If something still runs inside, the hub stays: without its netlink handle, the next request of what runs would go
+	// to the program's own namespace.
+	if namespaces == nil {
+		namespaces = errors.Join(step(l.awaitEmptyHub), step(l.closeHub), step(func(ctx context.Context) error {
+			return Await(ctx, "close lab", func(context.Context) error { return findHolders(inodes) })
+		}))
+	}
+	return errors.Join(processes, escapees, namespaces, os.RemoveAll(l.dir))
+}
+
+func (l *Lab) closeHub(ctx context.Context) error {
 	l.nl.Close()
-	errs = append(errs, l.hub.close(ctx))
-	errs = append(errs, Await(ctx, "close lab", func(context.Context) error { return findHolders(inodes) }))
-	if err := os.RemoveAll(l.dir); err != nil {
-		errs = append(errs, fmt.Errorf("remove lab folder: %w", err))
-	}
-	return errors.Join(errs...)
+	return l.hub.close(ctx)
 }
 
 // awaitEmptyHub waits until the bridges have lost every port. A port's other end lives in a host's namespace and goes

@@ -111,7 +111,7 @@ func (h *Host) newProcess(c Command) *Process {
 func (h *Host) environ(extra []string) []string {
 	env := slices.DeleteFunc(os.Environ(), func(kv string) bool {
 		name, _, _ := strings.Cut(kv, "=")
-		return name == stageVariable || name == "HOME" || strings.HasPrefix(name, "XDG_")
+		return name == stageVariable || name == outerVariable || name == "HOME" || strings.HasPrefix(name, "XDG_")
 	})
 	return append(append(env, "HOME="+h.dir), extra...)
 }

@@ -60,7 +60,7 @@ func hold(ctx context.Context, marker string) error {
 	if _, err := p.AwaitLog(ctx, "up"); err != nil {
 		return err
 	}
-	fmt.Println("ready")
+	fmt.Println(h.EnterCommand())
 	<-p.Done()
 	return nil
 }
