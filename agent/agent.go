@@ -50,6 +50,8 @@ type Options struct {
 type Times struct {
 	// BackoffMin and BackoffMax bound the pause between attempts to reach a controller. 1 s, 60 s.
 	BackoffMin, BackoffMax time.Duration
+	// Grace is how long an exchange with a controller may take, apart from what its bytes earn it. 15 s.
+	Grace time.Duration
 	// ProbeBound is how long a changed host has to reach the controller again. 20 s.
 	ProbeBound time.Duration
 	// Sample is the pause between looks at the peers' handshakes. 30 s, longer with many peers.
@@ -72,6 +74,7 @@ func (t Times) withDefaults() Times {
 	}
 	set(&t.BackoffMin, time.Second)
 	set(&t.BackoffMax, time.Minute)
+	set(&t.Grace, 15*time.Second)
 	set(&t.ProbeBound, 20*time.Second)
 	set(&t.Sample, 30*time.Second)
 	set(&t.Tick, 15*time.Second)

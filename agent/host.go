@@ -110,6 +110,9 @@ func (z *zone) attend(ctx context.Context, due time.Time, moved bool) (time.Time
 		}
 	}
 	newest, applied := z.follower.Current(), z.standing.current()
+	if newest.Complete() {
+		z.forgive(newest.View)
+	}
 	if newest.Complete() && newest.View != applied.View && !z.standing.isUndone(newest.View) {
 		started := z.now()
 		next, err := z.change(ctx, newest)
@@ -188,7 +191,6 @@ func (z *zone) same(t, applied follow.Trusted) {
 		z.standing.count(func(c *status.Counters) { c.Unchanged++ })
 	}
 	z.standing.confirm(t, z.now())
-	z.forgive(t.View)
 }
 
 // renew builds the state of the applied generation anew: an endpoint moved or something ran out. It was wanted before and
@@ -266,15 +268,14 @@ func (z *zone) confirmed(t follow.Trusted, report reconciler.Report) {
 	if err := z.follower.Prune(t); err != nil {
 		z.log.Warn("old artefacts cannot be removed", "error", err)
 	}
-	z.forgive(t.View)
 	z.clear(status.ApplyFailed)
 	z.clear(status.KeyMismatch)
 	poke(z.changed)
 }
 
-// forgive lifts the quarantine once another generation has arrived.
-func (z *zone) forgive(view peermap.Digest) {
-	if !z.standing.is(status.RolledBack) || z.standing.isUndone(view) {
+// forgive lifts the quarantine once the newest view is another one.
+func (z *zone) forgive(newest peermap.Digest) {
+	if !z.standing.is(status.RolledBack) || z.standing.isUndone(newest) {
 		return
 	}
 	if err := z.store.Remove(quarantineRecord); err != nil {

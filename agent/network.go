@@ -29,32 +29,34 @@ var errStep = errors.New("a full step is needed")
 //	                        pausing (back-off, next controller) ◀── stream broken
 //
 // A reconnect begins with the watch itself, which brings whatever is newer: a restarted controller is asked one thing.
+// Where a watch brings nothing at all (a proxy that does not stream), every attempt is a full step: polling.
 func (z *zone) networkLoop(ctx context.Context) {
 	pause := newBackoff(z.opt.Times.BackoffMin, z.opt.Times.BackoffMax)
 	step := !z.follower.Current().Complete()
 	walked := z.now()
 	for ctx.Err() == nil {
-		err := z.follow(ctx, step, &walked, pause)
+		heard, err := z.follow(ctx, step, &walked)
+		if heard {
+			pause.reset()
+		}
 		z.disconnected()
-		if ctx.Err() != nil {
-			return
-		}
 		step = true
-		if !errors.Is(err, errStep) {
-			step = !errors.Is(err, fetch.ErrUnreachable) && !errors.Is(err, fetch.ErrSlow) || !z.follower.Current().Complete()
-			z.networkFailed(err)
-			if !sleep(ctx, pause.next()) {
-				return
-			}
+		if ctx.Err() != nil || errors.Is(err, errStep) {
+			continue
 		}
+		broken := errors.Is(err, fetch.ErrUnreachable) || errors.Is(err, fetch.ErrSlow)
+		step = !(heard && broken && z.follower.Current().Complete())
+		z.networkFailed(err)
+		sleep(ctx, pause.next())
 	}
 }
 
-// follow does a full step if one is needed, then watches until something ends that.
-func (z *zone) follow(ctx context.Context, step bool, walked *time.Time, pause *backoff) error {
+// follow does a full step if one is needed, then watches until something ends that. It reports whether the watch brought
+// anything.
+func (z *zone) follow(ctx context.Context, step bool, walked *time.Time) (heard bool, err error) {
 	if step {
 		if _, err := z.follower.Sync(ctx); err != nil {
-			return err
+			return false, err
 		}
 		*walked = z.now()
 		z.verified()
@@ -62,25 +64,25 @@ func (z *zone) follow(ctx context.Context, step bool, walked *time.Time, pause *
 	held := z.follower.Current()
 	stream, err := z.client.Watch(ctx, held.State.ManifestDigest(), held.View)
 	if err != nil {
-		return err
+		return false, err
 	}
 	defer stream.Close()
-	z.connected()
 	for {
 		message, err := stream.Next()
 		if err != nil {
-			return err
+			return heard, err
 		}
-		pause.reset()
+		heard = true
+		z.connected()
 		if err := z.hear(ctx, message); err != nil {
-			return err
+			return heard, err
 		}
 		if !z.follower.Current().Complete() {
-			return errStep // the disk lost something
+			return heard, errStep // the disk lost something
 		}
 		if z.now().Sub(*walked) >= z.opt.Times.RootWalk {
 			if err := z.follower.Roots(ctx); err != nil {
-				return err
+				return heard, err
 			}
 			*walked = z.now()
 		}
@@ -127,14 +129,16 @@ func (z *zone) heartbeat() error {
 	return nil
 }
 
-// connected and disconnected keep the books of the watch.
+// connected and disconnected keep the books of the watch, which counts as connected once it says something.
 func (z *zone) connected() {
-	if z.standing.connect(true, z.now()) {
-		z.log.Info("controller connected", "url", z.client.Controller())
-		poke(z.changed)
+	if !z.standing.connect(true, z.now()) {
+		return
 	}
+	z.log.Info("controller connected", "url", z.client.Controller())
 	z.clear(status.Unreachable)
 	z.clear(status.NotMember)
+	poke(z.offered)
+	poke(z.changed)
 }
 
 func (z *zone) disconnected() {
@@ -145,7 +149,6 @@ func (z *zone) disconnected() {
 
 // verified follows every message that held: what was wrong before is over.
 func (z *zone) verified() {
-	z.clear(status.Unreachable)
 	z.clear(status.NotMember)
 	z.clear(status.Refused)
 	if z.follower.Current().Complete() {

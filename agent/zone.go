@@ -80,6 +80,7 @@ func newZone(opt Options, config ZoneConfig, now time.Time, transport *http.Tran
 	z.client, err = fetch.New(fetch.Options{
 		Controllers: opt.Config.Controllers, Network: opt.Config.Network, Zone: config.Name, Node: opt.Config.Node,
 		Identity: opt.Identity, Transport: transport.Clone(), Now: opt.Now, UserAgent: "apex-agent/" + opt.Version,
+		Grace: opt.Times.Grace,
 	})
 	if err != nil {
 		return nil, err

@@ -94,6 +94,9 @@ func New(opt Options) (*Client, error) {
 		if err != nil || base.Host == "" {
 			return nil, fmt.Errorf("controller URL %q: want https://host[:port]", raw)
 		}
+		if base.Path == "" {
+			base.Path = "/" // JoinPath keeps a path absolute only if it begins so
+		}
 		c.bases = append(c.bases, base)
 	}
 	return c, nil

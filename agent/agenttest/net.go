@@ -1,0 +1,53 @@
+package agenttest
+
+import (
+	"bytes"
+	"net"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+// listen opens a loopback address again that was just closed.
+func listen(t testing.TB, address string) net.Listener {
+	t.Helper()
+	l, err := net.Listen("tcp", address)
+	check(t, err)
+	return l
+}
+
+// replay is a request body that was read before.
+type replay struct {
+	body   []byte
+	reader *bytes.Reader
+}
+
+func (r *replay) Read(b []byte) (int, error) {
+	if r.reader == nil {
+		r.reader = bytes.NewReader(r.body)
+	}
+	return r.reader.Read(b)
+}
+
+func (r *replay) Close() error { return nil }
+
+// Clock is the real clock, shifted by what Advance adds up to. Ages pass at will; timers stay real.
+type Clock struct{ shift atomic.Int64 }
+
+// Now is the shifted time.
+func (c *Clock) Now() time.Time { return time.Now().Add(time.Duration(c.shift.Load())) }
+
+// Advance shifts the clock, backwards too.
+func (c *Clock) Advance(d time.Duration) { c.shift.Add(int64(d)) }
+
+// Await waits until the condition holds and ends the test if it does not within ten seconds.
+func Await(t testing.TB, what string, holds func() bool) {
+	t.Helper()
+	deadline := time.Now().Add(10 * time.Second)
+	for !holds() {
+		if time.Now().After(deadline) {
+			t.Fatalf("did not come to pass within 10 s: %s", what)
+		}
+		time.Sleep(2 * time.Millisecond) // the condition is polled: nothing is assumed to be true after a pause
+	}
+}
