@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/apex-network/apex/controller/client"
 	"github.com/apex-network/apex/controller/gitsource"
 	"github.com/apex-network/apex/controller/verify"
 	"github.com/apex-network/apex/internal/cli"
@@ -51,14 +52,14 @@ func apply(ctx context.Context, s cli.Streams, dir, pin string, f remoteFlags, w
 	if err != nil {
 		return err
 	}
-	r, err := f.open(s, network)
+	r, done, err := f.open(s, network)
 	if err != nil {
 		return err
 	}
-	defer r.close()
-	result, err := r.apply(ctx, commit)
+	defer done()
+	result, err := r.Apply(ctx, commit)
 	if err != nil {
-		return timedOut(ctx, err)
+		return timedOut(ctx, coded(err))
 	}
 	fmt.Fprintf(s.Err, "controller took %.12s\n", commit)
 	for _, z := range result.Zones {
@@ -97,8 +98,8 @@ func zoneNote(z protocol.ZoneStatus) string {
 	switch {
 	case z.Suspended:
 		return " (suspended: it keeps this one)"
-	case z.Shrink != "":
-		return " (held back: " + z.Shrink + ")"
+	case z.Problem != "":
+		return " (" + z.Problem + ")"
 	case z.Pending != nil:
 		return " (the next waits for " + z.Pending.Missing + ")"
 	}
@@ -155,15 +156,15 @@ func isTrue(conditions []protocol.Condition, kind string) bool {
 }
 
 // follow asks for the fleet's status until the commit is enforced everywhere, rolled back somewhere, or time is up.
-func follow(ctx context.Context, s cli.Streams, r *remote, commit string) error {
+func follow(ctx context.Context, s cli.Streams, r *client.Client, commit string) error {
 	tick := time.NewTicker(rolloutPoll)
 	defer tick.Stop()
 	line := progressLine{s: s}
 	defer line.end()
 	for {
-		fleet, err := r.fleet(ctx)
+		fleet, err := r.Fleet(ctx)
 		if err != nil {
-			return timedOut(ctx, err)
+			return timedOut(ctx, coded(err))
 		}
 		p := progressOf(fleet, commit)
 		line.show(p)

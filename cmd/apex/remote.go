@@ -1,28 +1,19 @@
 package main
 
 import (
-	"bytes"
-	"context"
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"net/url"
-	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/crypto/ssh"
 
 	"github.com/apex-network/apex/agent/fetch"
+	"github.com/apex-network/apex/controller/client"
 	"github.com/apex-network/apex/internal/cli"
 	"github.com/apex-network/apex/internal/protocol"
-	"github.com/apex-network/apex/signer"
 )
-
-// maxAnswer bounds what is read from a controller: the status of a fleet of tens of thousands.
-const maxAnswer = 64 << 20
 
 // remoteFlags say which controller is asked, and with whose key.
 type remoteFlags struct {
@@ -37,121 +28,29 @@ func (f *remoteFlags) register(c *cobra.Command) {
 	c.Flags().StringVar(&f.tlsPin, "tls-pin", "", "SHA-256 of the controller's public key, hex, as it prints at start with a development certificate")
 }
 
-// remote asks one controller about one network.
-type remote struct {
-	base    *url.URL
-	network string
-	http    *http.Client
-	key     ssh.Signer
-	now     func() time.Time
-	close   func()
-}
-
-// open connects nothing yet; it checks the flags and opens the key.
-func (f *remoteFlags) open(s cli.Streams, network string) (*remote, error) {
+// open connects nothing yet; it checks the flags and opens the key. The function it returns closes the key again.
+func (f *remoteFlags) open(s cli.Streams, network string) (*client.Client, func(), error) {
 	if f.controller == "" || f.key == "" {
-		return nil, cli.WithCode(cli.Invalid, errors.New("name the controller and your key: --controller https://… --key ~/.ssh/id_ed25519"))
+		return nil, nil, cli.WithCode(cli.Invalid, errors.New("name the controller and your key: --controller https://… --key ~/.ssh/id_ed25519"))
 	}
 	base, err := url.Parse(f.controller)
 	if err != nil || base.Host == "" || base.Scheme != "https" && base.Scheme != "http" {
-		return nil, cli.WithCode(cli.Invalid, fmt.Errorf("--controller %q: want a URL such as https://apex.example.com", f.controller))
+		return nil, nil, cli.WithCode(cli.Invalid, fmt.Errorf("--controller %q: want a URL such as https://apex.example.com", f.controller))
 	}
 	pin, err := hex.DecodeString(f.tlsPin)
 	if err != nil {
-		return nil, cli.WithCode(cli.Invalid, fmt.Errorf("--tls-pin: %w", err))
+		return nil, nil, cli.WithCode(cli.Invalid, fmt.Errorf("--tls-pin: %w", err))
 	}
 	transport, err := fetch.NewTransport(fetch.TLS{CAFile: f.caFile, SPKI: pin})
 	if err != nil {
-		return nil, cli.WithCode(cli.Invalid, err)
+		return nil, nil, cli.WithCode(cli.Invalid, err)
 	}
 	key, done, err := openSSHKey(s, f.key)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	return &remote{base: base, network: network, key: key, now: time.Now, close: done,
-		http: &http.Client{Transport: transport, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}}, nil
-}
-
-// apply asks the controller to take commit now.
-func (r *remote) apply(ctx context.Context, commit string) (protocol.ApplyResult, error) {
-	var result protocol.ApplyResult
-	payload, err := protocol.NewApply(r.network, commit, r.now())
-	if err != nil {
-		return result, err
-	}
-	request, err := r.sign(protocol.ApplyNamespace, payload)
-	if err != nil {
-		return result, err
-	}
-	body, err := protocol.Encode(request)
-	if err != nil {
-		return result, err
-	}
-	req, err := r.request(ctx, http.MethodPost, protocol.ApplyPath(r.network), bytes.NewReader(body))
-	if err != nil {
-		return result, err
-	}
-	req.Header.Set("Content-Type", "application/json")
-	return result, r.do(req, &result)
-}
-
-// fleet reads the status of the network.
-func (r *remote) fleet(ctx context.Context) (protocol.FleetStatus, error) {
-	var status protocol.FleetStatus
-	payload, err := protocol.NewStatusQuery(r.network, r.now())
-	if err != nil {
-		return status, err
-	}
-	request, err := r.sign(protocol.StatusNamespace, payload)
-	if err != nil {
-		return status, err
-	}
-	req, err := r.request(ctx, http.MethodGet, protocol.FleetPath(r.network), nil)
-	if err != nil {
-		return status, err
-	}
-	if err := protocol.SetRequest(req.Header, request); err != nil {
-		return status, err
-	}
-	return status, r.do(req, &status)
-}
-
-func (r *remote) sign(namespace string, payload []byte) (protocol.SignedRequest, error) {
-	sig, err := signer.SSHSign(r.key, namespace, payload)
-	if err != nil {
-		return protocol.SignedRequest{}, fmt.Errorf("sign request: %w", err)
-	}
-	return protocol.SignedRequest{Payload: payload, Signature: string(sig)}, nil
-}
-
-func (r *remote) request(ctx context.Context, method, path string, body io.Reader) (*http.Request, error) {
-	u := strings.TrimSuffix(r.base.String(), "/") + path
-	req, err := http.NewRequestWithContext(ctx, method, u, body)
-	if err != nil {
-		return nil, fmt.Errorf("controller %s: %w", r.base, err)
-	}
-	req.Header.Set("User-Agent", "apex/"+version)
-	return req, nil
-}
-
-// do sends req and reads the answer into out.
-func (r *remote) do(req *http.Request, out any) error {
-	resp, err := r.http.Do(req)
-	if err != nil {
-		return fmt.Errorf("controller %s cannot be reached: %w", r.base, err)
-	}
-	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
-		return coded(protocol.ReadProblem(resp))
-	}
-	data, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
-	if err != nil {
-		return fmt.Errorf("controller %s: %w", r.base, err)
-	}
-	if err := protocol.Decode(data, maxAnswer, out); err != nil {
-		return fmt.Errorf("controller %s: %w", r.base, err)
-	}
-	return nil
+	return client.New(client.Options{URL: base, Network: network, Key: key, UserAgent: "apex/" + version,
+		HTTP: &http.Client{Transport: transport, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}}), done, nil
 }
 
 // coded gives a controller's problem the exit code it stands for.

@@ -63,14 +63,14 @@ func fleetStatus(ctx context.Context, s cli.Streams, f remoteFlags, network, dir
 			return fmt.Errorf("%w (or give --network)", err)
 		}
 	}
-	r, err := f.open(s, network)
+	r, done, err := f.open(s, network)
 	if err != nil {
 		return err
 	}
-	defer r.close()
-	fleet, err := r.fleet(ctx)
+	defer done()
+	fleet, err := r.Fleet(ctx)
 	if err != nil {
-		return err
+		return coded(err)
 	}
 	if format != "table" {
 		return cli.Print(s.Out, format, fleet)
