@@ -70,6 +70,8 @@ type Engine struct {
 	fullRead  time.Time  // when that was
 	conflicts []Conflict // of the last pass
 	deferred  bool       // the last pass left drift to a later one
+	loopsOf   *State     // the state that loops belongs to
+	loops     []Conflict // its peers whose endpoints lie inside its routes
 	limit     limiter
 	stats     Stats
 
@@ -169,17 +171,20 @@ func (e *Engine) apply(ctx context.Context, s State, probe Probe) (Report, error
 	if !e.ready {
 		return Report{}, fmt.Errorf("apply %s: %w", s.ID, ErrUnfinished)
 	}
-	next, err := normalise(s)
+	if e.settledAs(&s) {
+		same := *e.confirmed
+		same.ID = s.ID
+		e.confirmed = &same // not written to disk: the stored ID is that of an equal state
+		return Report{}, nil
+	}
+	next, err := normalise(s, e.confirmed)
 	if err == nil && next.Interface.Name != e.opt.Interface {
 		err = fmt.Errorf("%w: interface %s, but this engine drives %s", ErrInvalidState, next.Interface.Name, e.opt.Interface)
 	}
 	if err != nil {
 		return Report{}, fmt.Errorf("apply %s: %w", s.ID, err)
 	}
-	if e.confirmed != nil && e.events.quiet() && len(e.conflicts) == 0 && equalStates(e.confirmed, &next) {
-		same := *e.confirmed
-		same.ID = next.ID
-		e.confirmed = &same // not written to disk: the stored ID is that of an equal state
+	if e.settledAs(&next) {
 		return Report{}, nil
 	}
 	taken := e.events.take()
@@ -206,6 +211,13 @@ func (e *Engine) apply(ctx context.Context, s State, probe Probe) (Report, error
 	e.setConfirmed(&next)
 	e.stats.Applied++
 	return r, e.store.end()
+}
+
+// settledAs reports whether s asks for what is confirmed and nothing has happened since. A normalised state equals only
+// what is normalised, so s may come straight from the caller.
+func (e *Engine) settledAs(s *State) bool {
+	return e.confirmed != nil && e.events.quiet() && len(e.conflicts) == 0 && !e.deferred &&
+		len(s.ID) <= maxID && equalStates(e.confirmed, s)
 }
 
 // settle confirms a state for which the host needed no change.

@@ -37,9 +37,9 @@ func wireGuardMode() reconciler.WireGuardMode {
 	return reconciler.WireGuardUserspace
 }
 
-// inNamespace runs the calling test, which must be a top-level one, in a process with a network and a mount namespace of
+// inNamespace runs the calling test or benchmark, which must be a top-level one, in a process with a network and a mount namespace of
 // its own. It returns true inside; outside, it has run the copy and reported its outcome, and the test must return.
-func inNamespace(t *testing.T) bool {
+func inNamespace(t testing.TB) bool {
 	t.Helper()
 	if os.Getenv(insideEnv) == t.Name() {
 		furnish(t)
@@ -51,7 +51,11 @@ func inNamespace(t *testing.T) bool {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, exe, "-test.run=^"+t.Name()+"$", "-test.v", "-test.count=1", "-test.timeout=110s")
+	which := []string{"-test.run=^" + t.Name() + "$"}
+	if _, ok := t.(*testing.B); ok {
+		which = []string{"-test.run=^$", "-test.bench=^" + t.Name() + "$", "-test.benchtime=1x"}
+	}
+	cmd := exec.CommandContext(ctx, exe, append(which, "-test.v", "-test.count=1", "-test.timeout=110s")...)
 	cmd.Env = append(os.Environ(), insideEnv+"="+t.Name())
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET | unix.CLONE_NEWNS, Pdeathsig: unix.SIGKILL}
 	if os.Geteuid() != 0 {
@@ -68,14 +72,14 @@ func inNamespace(t *testing.T) bool {
 	}
 	for line := range strings.Lines(string(out)) {
 		if strings.Contains(line, "measured:") {
-			t.Log(strings.TrimSpace(line))
+			fmt.Println("   ", strings.TrimSpace(line))
 		}
 	}
 	return false
 }
 
 // furnish gives the namespace a loopback interface and its own /run, where UAPI sockets live.
-func furnish(t *testing.T) {
+func furnish(t testing.TB) {
 	t.Helper()
 	must(t, unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""))
 	must(t, unix.Mount("tmpfs", "/run", "tmpfs", 0, ""))

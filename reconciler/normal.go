@@ -47,8 +47,9 @@ func TableName(iface string) string {
 }
 
 // normalise checks s and returns it with every list sorted and without duplicates, prefixes masked, keepalives in whole
-// seconds. Peers are sorted by key. Slices that are in order already are shared with s, not copied.
-func normalise(s State) (State, error) {
+// seconds. Peers are sorted by key. Slices that are in order already are shared with s, not copied. base is a state that
+// was normalised before, or nil: peers that are the same in it were checked against each other then.
+func normalise(s State, base *State) (State, error) {
 	var bad *multierror.Error
 	fail := func(format string, a ...any) { bad = multierror.Append(bad, fmt.Errorf(format, a...)) }
 	if len(s.ID) > maxID {
@@ -62,7 +63,7 @@ func normalise(s State) (State, error) {
 		s.publicKey = pub
 	}
 	s.Addresses = normalAddresses(s.Addresses, fail)
-	s.Peers = normalPeers(s.Peers, fail)
+	s.Peers = normalPeers(s.Peers, base, fail)
 	s.Routes = normalRoutes(s.Routes, fail)
 	s.Forward = normalPrefixes(s.Forward, "forward", fail)
 	s.Firewall = normalFirewall(s.Firewall, fail)
@@ -112,59 +113,107 @@ func normalAddresses(in []netip.Prefix, fail func(string, ...any)) []netip.Prefi
 	return sortedUnique(in, comparePrefix)
 }
 
-func normalPeers(in []Peer, fail func(string, ...any)) []Peer {
+func normalPeers(in []Peer, base *State, fail func(string, ...any)) []Peer {
 	if len(in) > maxPeers {
 		fail("%d peers are more than the %d a device can hold", len(in), maxPeers)
 		return nil
 	}
-	out := in
+	out := sortedPeers(in)
 	copied := false
 	edit := func() {
 		if !copied {
-			out, copied = slices.Clone(in), true
+			out, copied = slices.Clone(out), true
 		}
 	}
-	claims := make(map[netip.Prefix]int32, len(in))
-	for i := range in {
-		p := &in[i]
-		if p.PublicKey == (Key{}) {
-			fail("peer %s has no public key", p.Name)
-		}
-		for _, a := range p.AllowedIPs {
-			if !a.IsValid() || a.Addr().Is4In6() || a != a.Masked() {
-				fail("peer %s: allowed IP %s is not a masked prefix", p.label(), a)
-				continue
-			}
-			if j, dup := claims[a]; dup && int(j) != i {
-				fail("peers %s and %s both claim %s", in[j].label(), p.label(), a)
-			}
-			claims[a] = int32(i)
-		}
-		if p.Keepalive < 0 || p.Keepalive > maxKeepalive {
-			fail("peer %s: keepalive %s is outside 0 to 65535 s", p.label(), p.Keepalive)
-		}
-		if e := p.Endpoint; e.IsValid() && (e.Port() == 0 || e.Addr().IsUnspecified() || e.Addr().Is4In6()) {
-			fail("peer %s: endpoint %s has no port, no address or an IPv4-mapped one", p.label(), e)
-		}
+	changed := changedPeers(out, base)
+	for _, i := range changed {
+		p := &out[i]
+		checkPeer(p, fail)
 		if k := p.Keepalive.Truncate(time.Second); k != p.Keepalive {
 			edit()
 			out[i].Keepalive = k
 		}
-		if a := sortedUnique(p.AllowedIPs, comparePrefix); len(a) != len(p.AllowedIPs) || (len(a) > 0 && &a[0] != &p.AllowedIPs[0]) {
+		if a := sortedUnique(p.AllowedIPs, comparePrefix); !sameSlice(a, p.AllowedIPs) {
 			edit()
 			out[i].AllowedIPs = a
 		}
-	}
-	if !slices.IsSortedFunc(out, comparePeer) {
-		edit()
-		slices.SortFunc(out, comparePeer)
 	}
 	for i := 1; i < len(out); i++ {
 		if out[i].PublicKey == out[i-1].PublicKey {
 			fail("peers %s and %s have the same public key", out[i-1].label(), out[i].label())
 		}
 	}
+	checkClaims(out, changed, fail)
 	return out
+}
+
+// sortedPeers sorts by key; peers in order are returned as they are.
+func sortedPeers(in []Peer) []Peer {
+	if slices.IsSortedFunc(in, comparePeer) {
+		return in
+	}
+	out := slices.Clone(in)
+	slices.SortFunc(out, comparePeer)
+	return out
+}
+
+// changedPeers are the indexes of peers that are not just so in base.
+func changedPeers(peers []Peer, base *State) []int {
+	var before []Peer
+	if base != nil {
+		before = base.Peers
+	}
+	if sameSlice(peers, before) {
+		return nil
+	}
+	var out []int
+	j := 0
+	for i := range peers {
+		for j < len(before) && comparePeer(before[j], peers[i]) < 0 {
+			j++
+		}
+		if j == len(before) || !equalPeers(&before[j], &peers[i]) {
+			out = append(out, i)
+		}
+	}
+	return out
+}
+
+func checkPeer(p *Peer, fail func(string, ...any)) {
+	if p.PublicKey == (Key{}) {
+		fail("peer %s has no public key", p.Name)
+	}
+	for _, a := range p.AllowedIPs {
+		if !a.IsValid() || a.Addr().Is4In6() || a != a.Masked() {
+			fail("peer %s: allowed IP %s is not a masked prefix", p.label(), a)
+		}
+	}
+	if p.Keepalive < 0 || p.Keepalive > maxKeepalive {
+		fail("peer %s: keepalive %s is outside 0 to 65535 s", p.label(), p.Keepalive)
+	}
+	if e := p.Endpoint; e.IsValid() && (e.Port() == 0 || e.Addr().IsUnspecified() || e.Addr().Is4In6()) {
+		fail("peer %s: endpoint %s has no port, no address or an IPv4-mapped one", p.label(), e)
+	}
+}
+
+// checkClaims refuses an allowed IP of two peers. Only the changed ones can have brought that about.
+func checkClaims(peers []Peer, changed []int, fail func(string, ...any)) {
+	claims := make(map[netip.Prefix]int, len(changed))
+	for _, i := range changed {
+		for _, a := range peers[i].AllowedIPs {
+			claims[a] = i
+		}
+	}
+	if len(claims) == 0 {
+		return
+	}
+	for i := range peers {
+		for _, a := range peers[i].AllowedIPs {
+			if j, ok := claims[a]; ok && j != i {
+				fail("peers %s and %s both claim %s", peers[i].label(), peers[j].label(), a)
+			}
+		}
+	}
 }
 
 func (p *Peer) label() string {
@@ -255,21 +304,46 @@ func comparePeer(a, b Peer) int { return bytes.Compare(a.PublicKey[:], b.PublicK
 
 // equalStates reports whether two normalised states ask the same of the host. IDs and peer names do not count.
 func equalStates(a, b *State) bool {
-	return a.Interface.Name == b.Interface.Name && a.publicKey == b.publicKey &&
+	return sameKey(a, b) && a.Interface.Name == b.Interface.Name &&
 		a.Interface.ListenPort == b.Interface.ListenPort && a.Interface.MTU == b.Interface.MTU &&
 		slices.Equal(a.Addresses, b.Addresses) &&
 		slices.Equal(a.Routes, b.Routes) && slices.Equal(a.Forward, b.Forward) &&
-		slices.EqualFunc(a.Peers, b.Peers, equalPeers) && equalFirewalls(&a.Firewall, &b.Firewall)
+		equalPeerLists(a.Peers, b.Peers) && equalFirewalls(&a.Firewall, &b.Firewall)
 }
 
-func equalPeers(a, b Peer) bool {
-	return a.PublicKey == b.PublicKey && a.Endpoint == b.Endpoint && a.Keepalive == b.Keepalive &&
-		slices.Equal(a.AllowedIPs, b.AllowedIPs)
+// sameKey compares by public key where both are known (a stored state has no other), else by private key.
+func sameKey(a, b *State) bool {
+	if a.publicKey != (Key{}) && b.publicKey != (Key{}) {
+		return a.publicKey == b.publicKey
+	}
+	return !a.Interface.PrivateKey.IsZero() && a.Interface.PrivateKey == b.Interface.PrivateKey
 }
+
+func equalPeerLists(a, b []Peer) bool {
+	if len(a) != len(b) {
+		return false
+	}
+	if sameSlice(a, b) {
+		return true
+	}
+	for i := range a {
+		if !equalPeers(&a[i], &b[i]) {
+			return false
+		}
+	}
+	return true
+}
+
+func equalPeers(a, b *Peer) bool {
+	return a.PublicKey == b.PublicKey && a.Endpoint == b.Endpoint && a.Keepalive == b.Keepalive &&
+		equalPrefixes(a.AllowedIPs, b.AllowedIPs)
+}
+
+func equalPrefixes(a, b []netip.Prefix) bool { return sameSlice(a, b) || slices.Equal(a, b) }
 
 func equalFirewalls(a, b *Firewall) bool {
 	return slices.EqualFunc(a.Rules, b.Rules, equalRules) &&
-		slices.EqualFunc(a.Sets, b.Sets, slices.Equal[[]netip.Prefix])
+		slices.EqualFunc(a.Sets, b.Sets, equalPrefixes)
 }
 
 func equalRules(a, b Rule) bool {

@@ -143,10 +143,11 @@ func (e *Engine) planDevice(ctx context.Context, w *work, before *State, t trust
 	if before != nil {
 		intended = before.Peers
 	}
+	known := t.wireguard && before != nil && w.link.Index == e.linkIndex
 	switch {
 	case w.createLink:
-	case t.wireguard && before != nil && w.link.Index == e.linkIndex:
-		got = Device{PublicKey: before.publicKey, ListenPort: before.Interface.ListenPort, Peers: devicePeers(before.Peers)}
+	case known:
+		got = Device{PublicKey: before.publicKey, ListenPort: before.Interface.ListenPort}
 	default:
 		var err error
 		w.readWireGuard = true
@@ -163,7 +164,11 @@ func (e *Engine) planDevice(ctx context.Context, w *work, before *State, t trust
 		}
 		w.device.PrivateKey = &key
 	}
-	w.setPeers, w.removePeers = diffPeers(w.want.Peers, got.Peers, intended, e.now())
+	if known && !w.createLink {
+		w.setPeers, w.removePeers = diffIntended(w.want.Peers, intended, e.now())
+	} else {
+		w.setPeers, w.removePeers = diffPeers(w.want.Peers, got.Peers, intended, e.now())
+	}
 	return nil
 }
 
@@ -195,7 +200,10 @@ func (e *Engine) planRoutes(ctx context.Context, w *work, _ *State, _ trust) err
 	var conflicts []Conflict
 	w.addRoutes, w.removeRoutes, conflicts = diffRoutes(w.want.Interface.Name, w.want.Routes, got)
 	w.conflicts = append(w.conflicts, conflicts...)
-	w.conflicts = append(w.conflicts, loops(w.want.Peers, w.want.Routes)...)
+	if e.loopsOf != w.want {
+		e.loopsOf, e.loops = w.want, loops(w.want.Peers, w.want.Routes)
+	}
+	w.conflicts = append(w.conflicts, e.loops...)
 	if !w.link.Up {
 		// The kernel drops the routes of an interface that is down, so what a dump shows may be about to vanish.
 		w.addRoutes = nil

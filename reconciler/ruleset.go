@@ -110,16 +110,18 @@ func (b *rulesetBuilder) union(indexes []int) []string {
 		return names
 	}
 	var parts [4][]Range // host v4, host v6, range v4, range v6
+	var sizes [4]int
 	for _, i := range sorted {
 		for _, p := range b.sets[i] {
-			k := 0
-			if p.Addr().Is6() {
-				k++
-			}
-			if !p.IsSingleIP() {
-				k += 2
-			}
-			parts[k] = append(parts[k], rangeOf(p))
+			sizes[part(p)]++
+		}
+	}
+	for k, n := range sizes {
+		parts[k] = make([]Range, 0, n)
+	}
+	for _, i := range sorted {
+		for _, p := range b.sets[i] {
+			parts[part(p)] = append(parts[part(p)], rangeOf(p))
 		}
 	}
 	ordinal := len(b.unions)
@@ -145,6 +147,18 @@ func (b *rulesetBuilder) union(indexes []int) []string {
 	}
 	b.unions[key] = names
 	return names
+}
+
+// part sorts prefixes into hosts and ranges of the two families.
+func part(p netip.Prefix) int {
+	k := 0
+	if p.Addr().Is6() {
+		k++
+	}
+	if !p.IsSingleIP() {
+		k += 2
+	}
+	return k
 }
 
 func compareRange(a, b Range) int {

@@ -100,13 +100,16 @@ func changeBetween(before, next *State) storedChange {
 			c.Remove = append(c.Remove, before.Peers[j].PublicKey)
 			j++
 		default:
-			if p := &next.Peers[i]; !equalPeers(*p, before.Peers[j]) || p.Name != before.Peers[j].Name {
+			if p := &next.Peers[i]; !equalPeers(p, &before.Peers[j]) || p.Name != before.Peers[j].Name {
 				c.Set = append(c.Set, storePeer(p))
 			}
 			i, j = i+1, j+1
 		}
 	}
 	for i := range next.Firewall.Sets {
+		if sameSlice(next.Firewall.Sets[i], before.Firewall.Sets[i]) {
+			continue
+		}
 		add, remove := diffSorted(next.Firewall.Sets[i], before.Firewall.Sets[i], comparePrefix)
 		if len(add)+len(remove) > 0 {
 			c.Members = append(c.Members, storedSet{i, add, remove})

@@ -162,15 +162,45 @@ func updatePeer(w *Peer, g *DevicePeer, intended func(Key) *Peer, now time.Time)
 	return c, changed
 }
 
-// devicePeers is how peers look on a device that has just what was asked of it.
-func devicePeers(peers []Peer) []DevicePeer {
-	out := make([]DevicePeer, len(peers))
-	for i := range peers {
-		p := &peers[i]
-		out[i] = DevicePeer{PublicKey: p.PublicKey, Endpoint: p.Endpoint, Keepalive: p.Keepalive, AllowedIPs: p.AllowedIPs}
+// diffIntended gives the changes from a device that is known to hold before to one that holds want, both sorted by key. It
+// does what diffPeers would, without the device's peers being read or made up.
+func diffIntended(want, before []Peer, now time.Time) (set, remove []PeerChange) {
+	if sameSlice(want, before) {
+		return nil, nil
 	}
-	return out
+	i, j := 0, 0
+	for i < len(want) || j < len(before) {
+		order := 0
+		switch {
+		case j == len(before):
+			order = -1
+		case i == len(want):
+			order = 1
+		default:
+			order = bytes.Compare(want[i].PublicKey[:], before[j].PublicKey[:])
+		}
+		switch {
+		case order < 0:
+			set = append(set, newPeer(&want[i]))
+			i++
+		case order > 0:
+			remove = append(remove, PeerChange{PublicKey: before[j].PublicKey, Remove: true})
+			j++
+		default:
+			if w, b := &want[i], &before[j]; !equalPeers(w, b) {
+				g := DevicePeer{PublicKey: b.PublicKey, Endpoint: b.Endpoint, Keepalive: b.Keepalive, AllowedIPs: b.AllowedIPs}
+				if c, changed := updatePeer(w, &g, func(Key) *Peer { return b }, now); changed {
+					set = append(set, c)
+				}
+			}
+			i, j = i+1, j+1
+		}
+	}
+	return set, remove
 }
+
+// sameSlice: the same elements in memory, so that they need not be compared.
+func sameSlice[T any](a, b []T) bool { return len(a) == len(b) && (len(a) == 0 || &a[0] == &b[0]) }
 
 // diffSorted splits two sorted lists without duplicates into what only want has and what only got has.
 func diffSorted[T any](want, got []T, compare func(a, b T) int) (missing, extra []T) {

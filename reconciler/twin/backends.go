@@ -50,7 +50,7 @@ func (s links) Create(ctx context.Context, name, alias string, mtu int) error {
 			return fmt.Errorf("interface %s exists", name)
 		}
 		s.h.nextIndex++
-		s.h.links[name] = &link{index: s.h.nextIndex, wireguard: true, mtu: mtu, device: device{peers: make(map[reconciler.Key]*reconciler.DevicePeer)}}
+		s.h.links[name] = &link{index: s.h.nextIndex, wireguard: true, mtu: mtu, device: device{peers: make(map[reconciler.Key]*reconciler.DevicePeer), claims: make(map[netip.Prefix]reconciler.Key)}}
 		for _, family := range []string{"ipv4", "ipv6"} {
 			s.h.sysctls["net/"+family+"/conf/"+name+"/forwarding"] = "0"
 		}
@@ -196,9 +196,10 @@ func (d *device) change(c reconciler.PeerChange) {
 		p.AllowedIPs = nil
 	}
 	for _, a := range c.AllowedIPs {
-		for _, other := range d.peers {
+		if other := d.peers[d.claims[a]]; other != nil {
 			other.AllowedIPs = without(other.AllowedIPs, a)
 		}
+		d.claims[a] = c.PublicKey
 		p.AllowedIPs = append(p.AllowedIPs, a)
 	}
 }

@@ -48,11 +48,12 @@ type link struct {
 }
 
 type device struct {
-	key  reconciler.PrivateKey
-	port uint16
-	mark int
-	// peers by key; allowed IPs belong to one peer only
+	key   reconciler.PrivateKey
+	port  uint16
+	mark  int
 	peers map[reconciler.Key]*reconciler.DevicePeer
+	// claims is the peer that last claimed an allowed IP; it may have lost it since
+	claims map[netip.Prefix]reconciler.Key
 }
 
 type table struct {
