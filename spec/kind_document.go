@@ -2,6 +2,7 @@ package spec
 
 import (
 	"reflect"
+	"slices"
 
 	"gopkg.in/yaml.v3"
 
@@ -33,7 +34,7 @@ func decodeKind[T any](d *decoder, root *yaml.Node, info *kindInfo) any {
 	top := d.places.add(-1, "", -1, doc.Pos.Line, doc.Pos.Column)
 	d.structure(root, reflect.ValueOf(&doc.Value).Elem(), info.shape, top, []string{"apiVersion", "kind"})
 	d.places.close(top)
-	doc.places = d.places
+	doc.places = slices.Clone(d.places) // without the slack of growing: it stays as long as the document
 	meta := metadataOf(&doc.Value)
 	if n := lookup(root, "metadata"); n != nil && n.Kind == yaml.MappingNode {
 		switch zone := lookup(n, "zone"); {

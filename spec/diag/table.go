@@ -79,7 +79,7 @@ func Table() []Entry {
 		{TestEmpty, "policy test asserts nothing", "A PolicyTest needs at least one assertion under allow or deny."},
 
 		{NoTrustRoot, "no trust root", "Without trust/root.yaml nobody can say whose signatures count, and nothing can be published. Make one with `apex trust init`."},
-		{TrustRootPlace, "trust root in the wrong place", "The TrustRoot is the only document of trust/root.yaml: changes of that folder need the root threshold."},
+		{TrustRootPlace, "trust root in the wrong place", "The TrustRoot stands in trust/root.yaml and nowhere else: changes of that folder need the root threshold."},
 		{TrustUnknownKey, "unknown key name", "A role names a key that spec.keys does not list."},
 		{TrustThreshold, "threshold cannot be met", "The threshold is higher than the number of distinct keys that may sign, or a required role has no key."},
 		{TrustSameKey, "one key under two names", "The same public key stands twice. Each key counts once towards a threshold, whatever its name."},
