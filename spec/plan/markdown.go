@@ -52,7 +52,7 @@ func markZone(b *strings.Builder, z *Zone) {
 		b.WriteString("\n| | from | to | ports | rules | tested |\n|---|---|---|---|---|---|\n")
 		markReach(b, "gained", z.Gained)
 		markReach(b, "lost", z.Lost)
-		markReach(b, "ends otherwise", z.Limits)
+		markReach(b, "ends at another time", z.Limits)
 	}
 	if len(z.Settings) > 0 {
 		b.WriteString("\n**Settings**\n\n")

@@ -105,6 +105,9 @@ func TestPlanIsExact(t *testing.T) {
 					if got := named(z.Lost, from, to, port); got != (before && !after) {
 						t.Fatalf("seed %d: %s to %s on %s: before %v, after %v, lost %v\n%+v", seed, from, to, port, before, after, got, z.Lost)
 					}
+					if named(z.Limits, from, to, port) && !(before && after) {
+						t.Fatalf("seed %d: %s to %s on %s: before %v, after %v, but said to end at another time", seed, from, to, port, before, after)
+					}
 					if after && !before {
 						gained++
 					}

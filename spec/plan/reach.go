@@ -344,36 +344,47 @@ type gathered struct{ from, to, apart []int32 }
 // fewest is how many ends make it worth saying "all of these to each other, but not among themselves".
 const fewest = 3
 
-// gather puts sources with equal targets together, not minding whether an end of nodes is its own target: of one node
-// that means nothing, of several it is said apart.
+// gather puts sources with equal targets together. Whether an end of nodes is its own target is left open at first: of
+// one node it means nothing, of several it can be said apart. Each end takes the reading that more ends share.
 func (r *reacher) gather(targets map[int32][]int32) []gathered {
-	groups := map[string]*gathered{}
-	add := func(key string, from int32, to []int32) *gathered {
-		if groups[key] == nil {
-			groups[key] = &gathered{to: to}
-		}
-		groups[key].from = append(groups[key].from, from)
-		return groups[key]
-	}
+	shared := map[string]int{}
 	for from, to := range targets {
 		slices.Sort(to)
-		key := fmt.Sprint(to)
-		if _, own := slices.BinarySearch(to, from); !own && len(r.ends[from].nodes) > 0 {
-			to = append(slices.Clone(to), from)
-			slices.Sort(to)
-			if key = fmt.Sprint(to); !r.ends[from].alone() {
-				g := add(key, from, to)
-				g.apart = append(g.apart, from)
-				continue
-			}
+		shared[fmt.Sprint(to)]++
+		if wider, differs := r.withItself(from, to); differs {
+			shared[fmt.Sprint(wider)]++
 		}
-		add(key, from, to)
+	}
+	groups := map[string]*gathered{}
+	for from, to := range targets {
+		key, apart := fmt.Sprint(to), false
+		if wider, differs := r.withItself(from, to); differs && shared[fmt.Sprint(wider)] > shared[key] {
+			to, key, apart = wider, fmt.Sprint(wider), !r.ends[from].alone()
+		}
+		g := groups[key]
+		if g == nil {
+			g = &gathered{to: to}
+			groups[key] = g
+		}
+		g.from = append(g.from, from)
+		if apart {
+			g.apart = append(g.apart, from)
+		}
 	}
 	out := make([]gathered, 0, len(groups))
 	for _, g := range groups {
 		out = append(out, r.settle(g)...)
 	}
 	return out
+}
+
+// withItself gives the targets with the source among them, if it is nodes and is not there yet.
+func (r *reacher) withItself(from int32, to []int32) ([]int32, bool) {
+	i, found := slices.BinarySearch(to, from)
+	if found || len(r.ends[from].nodes) == 0 {
+		return to, false
+	}
+	return slices.Insert(slices.Clone(to), i, from), true
 }
 
 // settle says what a group leaves apart if that is shorter than a line for each.

@@ -47,18 +47,15 @@ func (p *Plan) summary() string {
 		z := &p.Zones[i]
 		gained, lost, hosts, untested = gained+len(z.Gained), lost+len(z.Lost), hosts+len(z.Hosts), untested+len(z.Untested())
 	}
-	return fmt.Sprintf("Plan: %s gained, %s lost, %s to reconfigure, %s missing.", count(gained, "reach"), count(lost, "reach"),
+	return fmt.Sprintf("Plan: %s gained, %d lost, %s to reconfigure, %s missing.", count(gained, "connection"), lost,
 		count(hosts, "host"), count(untested, "test"))
 }
 
 func count(n int, what string) string {
-	switch {
-	case n == 1:
-		return "1 " + what
-	case strings.HasSuffix(what, "ch"):
-		return fmt.Sprintf("%d %ses", n, what)
+	if n != 1 {
+		what += "s"
 	}
-	return fmt.Sprintf("%d %ss", n, what)
+	return fmt.Sprintf("%d %s", n, what)
 }
 
 // paint is an ANSI colour.
@@ -119,7 +116,7 @@ func (t *terminal) zone(z *Zone) {
 	}
 	t.reach("Gained", "+", green, z.Gained)
 	t.reach("Lost", "-", red, z.Lost)
-	t.reach("Ends otherwise", "~", yellow, z.Limits)
+	t.reach("End at another time", "~", yellow, z.Limits)
 	if len(z.Moves) > 0 {
 		t.linef(bold, "  Moves")
 		for _, m := range z.Moves {
@@ -150,7 +147,11 @@ func (t *terminal) reach(title, sign string, c paint, list []Reach) {
 	}
 	t.linef(bold, "  %s", title)
 	for _, r := range list {
-		t.linef(c, "    %s %s → %s  %s", sign, r.From.Text, r.To.Text, r.ports())
+		end := ""
+		if sign == "~" && r.Until == nil {
+			end = " without end"
+		}
+		t.linef(c, "    %s %s → %s  %s%s", sign, r.From.Text, r.To.Text, r.ports(), end)
 		if len(r.Apart) > 0 {
 			t.linef(faint, "        but not within %s", r.apart())
 		}
