@@ -21,6 +21,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/apex-network/apex/reconciler"
+	"github.com/apex-network/apex/reconciler/twin"
 )
 
 // insideEnv marks the copy of the test binary that runs inside the namespaces made for one test. modeEnv chooses the
@@ -252,7 +253,7 @@ func startHost(t testing.TB, owner, name, dir string) *hostEngine {
 	must(t, err)
 	t.Cleanup(func() { _ = b.Close() })
 	e, err := reconciler.New(reconciler.Options{
-		Owner: owner, Interface: name, Backends: b, StateDir: dir, PrivateKey: options(nil, dir).PrivateKey,
+		Owner: owner, Interface: name, Backends: b, StateDir: dir, PrivateKey: options(twin.New(), dir).PrivateKey,
 		Logger: slog.New(slog.NewTextHandler(os.Stderr, nil)), RepairBurst: 1000,
 	})
 	must(t, err)

@@ -50,42 +50,79 @@ func TableName(iface string) string {
 // seconds. Peers are sorted by key. Slices that are in order already are shared with s, not copied. base is a state that
 // was normalised before, or nil: peers that are the same in it were checked against each other then.
 func normalise(s State, base *State) (State, error) {
-	var bad *multierror.Error
-	fail := func(format string, a ...any) { bad = multierror.Append(bad, fmt.Errorf(format, a...)) }
-	if len(s.ID) > maxID {
-		fail("id is %d bytes long, at most %d are allowed", len(s.ID), maxID)
-	}
-	checkInterface(s.Interface, fail)
+	var bad problems
 	s.publicKey = Key{}
-	if pub, err := s.Interface.PrivateKey.Public(); err != nil {
-		fail("interface %s: %w", s.Interface.Name, err)
+	if s.Interface.PrivateKey.IsZero() {
+		bad.fail("interface %s has no private key", s.Interface.Name)
+	} else if pub, err := s.Interface.PrivateKey.Public(); err != nil {
+		bad.fail("interface %s: %w", s.Interface.Name, err)
 	} else {
 		s.publicKey = pub
 	}
-	s.Addresses = normalAddresses(s.Addresses, fail)
-	s.Peers = normalPeers(s.Peers, base, fail)
-	s.Routes = normalRoutes(s.Routes, fail)
-	s.Forward = normalPrefixes(s.Forward, "forward", fail)
-	s.Firewall = normalFirewall(s.Firewall, fail)
-	if err := bad.ErrorOrNil(); err != nil {
-		bad.ErrorFormat = func(es []error) string {
-			parts := make([]string, len(es))
-			for i, e := range es {
-				parts[i] = e.Error()
-			}
-			return strings.Join(parts, "; ")
-		}
+	return normaliseRest(s, base, &bad)
+}
+
+// normaliseStored is normalise for a state that was read from disk and therefore has no private key.
+func normaliseStored(s State) (State, error) {
+	var bad problems
+	if s.publicKey == (Key{}) {
+		bad.fail("interface %s has no public key", s.Interface.Name)
+	}
+	return normaliseRest(s, nil, &bad)
+}
+
+func normaliseRest(s State, base *State, bad *problems) (State, error) {
+	if len(s.ID) > maxID {
+		bad.fail("id is %d bytes long, at most %d are allowed", len(s.ID), maxID)
+	}
+	checkInterface(s.Interface, bad.fail)
+	s.Addresses = normalAddresses(s.Addresses, bad.fail)
+	s.Peers = normalPeers(s.Peers, base, bad.fail)
+	s.Routes = normalRoutes(s.Routes, bad.fail)
+	s.Forward = normalPrefixes(s.Forward, "forward", bad.fail)
+	s.Firewall = normalFirewall(s.Firewall, bad.fail)
+	if err := bad.err(); err != nil {
 		return State{}, fmt.Errorf("%w: %w", ErrInvalidState, err)
 	}
 	return s, nil
 }
 
+// problems collects everything that is wrong with a state, up to a number a person reads.
+type problems struct {
+	list *multierror.Error
+	more int
+}
+
+const maxProblems = 20
+
+func (p *problems) fail(format string, a ...any) {
+	if p.list != nil && len(p.list.Errors) >= maxProblems {
+		p.more++
+		return
+	}
+	p.list = multierror.Append(p.list, fmt.Errorf(format, a...))
+}
+
+func (p *problems) err() error {
+	if p.list == nil {
+		return nil
+	}
+	p.list.ErrorFormat = func(es []error) string {
+		parts := make([]string, len(es), len(es)+1)
+		for i, e := range es {
+			parts[i] = e.Error()
+		}
+		if p.more > 0 {
+			parts = append(parts, fmt.Sprintf("and %d more", p.more))
+		}
+		return strings.Join(parts, "; ")
+	}
+	return p.list.ErrorOrNil()
+}
+
 func checkInterface(i Interface, fail func(string, ...any)) {
 	if err := checkInterfaceName(i.Name); err != nil {
 		fail("%w", err)
-	}
-	if i.PrivateKey.IsZero() {
-		fail("interface %s has no private key", i.Name)
 	}
 	if i.MTU < minMTU || i.MTU > 65535 {
 		fail("interface %s: MTU %d is outside %d to 65535", i.Name, i.MTU, minMTU)

@@ -67,11 +67,17 @@ type storedRest struct {
 }
 
 type storedRule struct {
-	ID    string   `json:"id"`
-	Hook  Hook     `json:"hook"`
-	From  []int    `json:"from"`
-	To    []int    `json:"to"`
-	Ports [][3]int `json:"ports"`
+	ID    string       `json:"id"`
+	Hook  Hook         `json:"hook"`
+	From  []int        `json:"from"`
+	To    []int        `json:"to"`
+	Ports []storedPort `json:"ports"`
+}
+
+type storedPort struct {
+	Protocol uint8  `json:"protocol"`
+	First    uint16 `json:"first"`
+	Last     uint16 `json:"last"`
 }
 
 type storedState struct {
@@ -148,6 +154,10 @@ func (s *store) load() (*State, error) {
 	s.seq, s.base = base.Seq, int64(raw)
 	if err := s.replay(&state); err != nil {
 		return nil, err
+	}
+	state, err = normaliseStored(state)
+	if err != nil {
+		return nil, fmt.Errorf("%s is damaged: %w", s.path(confirmedFile), err)
 	}
 	return &state, nil
 }

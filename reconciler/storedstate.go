@@ -34,7 +34,7 @@ func storeRest(s *State) storedRest {
 	for _, rule := range s.Firewall.Rules {
 		stored := storedRule{ID: rule.ID, Hook: rule.Hook, From: rule.From, To: rule.To}
 		for _, p := range rule.Ports {
-			stored.Ports = append(stored.Ports, [3]int{int(p.Protocol), int(p.First), int(p.Last)})
+			stored.Ports = append(stored.Ports, storedPort(p))
 		}
 		r.Rules = append(r.Rules, stored)
 	}
@@ -52,7 +52,7 @@ func (r *storedRest) into(s *State) {
 	for _, rule := range r.Rules {
 		out := Rule{ID: rule.ID, Hook: rule.Hook, From: rule.From, To: rule.To}
 		for _, p := range rule.Ports {
-			out.Ports = append(out.Ports, Port{uint8(p[0]), uint16(p[1]), uint16(p[2])})
+			out.Ports = append(out.Ports, Port(p))
 		}
 		s.Firewall.Rules = append(s.Firewall.Rules, out)
 	}
