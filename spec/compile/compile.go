@@ -7,10 +7,13 @@
 //	Node documents ─▶ records (what peers may know)
 //	                     │ which rule sides select the node, which prefixes it carries (policy.Rules, policy.Routes)
 //	                     ▼
-//	                  classes: nodes that no rule tells apart ─▶ blocks (hash trie over the class's records)
-//	                     │ rules × classes
+//	                  classes: nodes that no rule tells apart        units: nodes with the same selectors ─▶ blocks
+//	                     │ rules × classes                              │
+//	                     ▼                                              ▼
+//	                  layouts: which units a class sees, in which groups, under which rules
+//	                     │ blocks filled in
 //	                     ▼
-//	                  layouts: whom a class sees, in which groups, under which rules ─▶ Class artefacts ─▶ views ─▶ tree
+//	                  Class artefacts ─▶ views ─▶ tree
 //
 // Each arrow is a function of what stands left of it. Incremental keeps the results of the previous compile and takes
 // one over wherever its inputs are the same; Compile is Incremental without a past, so both give the same bytes.

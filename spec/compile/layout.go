@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"encoding/binary"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -12,11 +13,12 @@ import (
 	"github.com/apex-network/apex/spec/policy"
 )
 
-// layout is what a class sees, in terms of classes: a Class artefact before blocks are filled in.
+// layout is what a class sees, in terms of units: a Class artefact before blocks are filled in.
 type layout struct {
-	// groups are the classes in view, sorted into groups that the rules of this layout do not tell apart: rules that
-	// this class has no part in must not show.
+	// groups are the units in view, sorted into groups that the rules of this layout do not tell apart: rules that this
+	// class has no part in must not show. size counts the units.
 	groups [][]int32
+	size   int
 	rules  []peermap.Rule
 	vias   []peermap.Via
 }
@@ -25,7 +27,8 @@ type layout struct {
 type topology struct {
 	rules    *policy.Rules
 	classes  []*class
-	byTerm   [][]int32 // classes selected by each term
+	units    []*unit
+	byTerm   [][]int32 // cells selected by each term
 	carrier  []int32   // class that carries each piece
 	fromTerm [][]int32 // rules whose From (To) side has each term
 	toTerm   [][]int32
@@ -33,15 +36,17 @@ type topology struct {
 	toPc     [][]int32
 }
 
-func newTopology(rules *policy.Rules, classes []*class) *topology {
+func newTopology(rules *policy.Rules, classes []*class, units []*unit) *topology {
 	t := &topology{
-		rules: rules, classes: classes,
+		rules: rules, classes: classes, units: units,
 		byTerm: make([][]int32, rules.Terms), fromTerm: make([][]int32, rules.Terms), toTerm: make([][]int32, rules.Terms),
 		carrier: make([]int32, len(rules.Pieces)), fromPc: make([][]int32, len(rules.Pieces)), toPc: make([][]int32, len(rules.Pieces)),
 	}
 	for i, c := range classes {
-		for _, term := range c.traits.terms {
-			t.byTerm[term] = append(t.byTerm[term], int32(i))
+		if units[c.cell].classes[0] == c.index {
+			for _, term := range c.traits.terms {
+				t.byTerm[term] = append(t.byTerm[term], c.cell)
+			}
 		}
 		for _, p := range c.traits.carries {
 			t.carrier[p] = int32(i)
@@ -64,7 +69,7 @@ func newTopology(rules *policy.Rules, classes []*class) *topology {
 	return t
 }
 
-// entry is one rule of a layout while it is being made: sets hold classes and pieces.
+// entry is one rule of a layout while it is being made: sets hold units and pieces.
 type entry struct {
 	hook     peermap.Hook
 	inbound  bool // forward only: towards the carried prefixes
@@ -73,11 +78,11 @@ type entry struct {
 }
 
 type ends struct {
-	classes []int32
-	pieces  []int32
+	units  []int32
+	pieces []int32
 }
 
-func (e ends) empty() bool { return len(e.classes) == 0 && len(e.pieces) == 0 }
+func (e ends) empty() bool { return len(e.units) == 0 && len(e.pieces) == 0 }
 
 // layout works out what class me sees. Every connection is found from both of its ends by the same conditions: see ends
 // and farPieces; the property test of this package holds the two against each other.
@@ -148,13 +153,14 @@ func intersect(a, b []int32) []int32 {
 	return out
 }
 
-// seenFrom gives the far side of a rule as a node of class me sees it: not itself, and no prefix on its own side.
+// seenFrom gives the far side of a rule as a node of class me sees it: nobody if that is itself only, and no prefix on its
+// own side. A unit may hold the node beside others; an agent leaves itself out, and so the unit is the same for all.
 func (t *topology) seenFrom(me *class, far *policy.Side) ends {
 	var out ends
 	if far.Term >= 0 {
-		for _, c := range t.byTerm[far.Term] {
-			if c != me.index || !me.single() {
-				out.classes = append(out.classes, c)
+		for _, u := range t.byTerm[far.Term] {
+			if u != me.cell || len(t.units[u].members) > 1 {
+				out.units = append(out.units, u)
 			}
 		}
 	}
@@ -171,10 +177,8 @@ func (t *topology) seenFrom(me *class, far *policy.Side) ends {
 func (t *topology) seenFromSite(me *class, mine []int32, far *policy.Side) ends {
 	var out ends
 	if far.Term >= 0 {
-		for _, c := range t.byTerm[far.Term] {
-			if c != me.index && !hasAll(t.classes[c].traits.declares, mine) {
-				out.classes = append(out.classes, c)
-			}
+		for _, u := range t.byTerm[far.Term] {
+			out.units = append(out.units, t.abroad(me, mine, u)...)
 		}
 	}
 	for _, p := range far.Pieces {
@@ -184,6 +188,26 @@ func (t *topology) seenFromSite(me *class, mine []int32, far *policy.Side) ends 
 		}
 	}
 	return out
+}
+
+// abroad gives the units of a cell that have a way to the pieces mine: the cell, or the classes of it that do not have all
+// of mine on their own side.
+func (t *topology) abroad(me *class, mine []int32, cell int32) []int32 {
+	var others []int32
+	all := true
+	for _, c := range t.units[cell].classes {
+		switch {
+		case c == me.index:
+		case hasAll(t.classes[c].traits.declares, mine):
+			all = false
+		default:
+			others = append(others, t.classes[c].unit)
+		}
+	}
+	if all && len(others) > 0 {
+		return []int32{cell}
+	}
+	return others
 }
 
 func has(sorted []int32, v int32) bool {
@@ -200,66 +224,106 @@ func hasAll(sorted, vs []int32) bool {
 	return true
 }
 
-// assemble sorts the classes in view into groups and writes the entries in terms of them.
+// assemble sorts the units in view into groups and writes the entries in terms of them.
 func (t *topology) assemble(me *class, entries []entry) *layout {
-	// A class's signature lists the sets it stands in, as entry*2 or entry*2+1. Carriers stand in none by that alone.
-	signatures := map[int32][]byte{}
+	// A unit's signature lists the sets it stands in, as entry*2 or entry*2+1.
+	signatures := map[int32][]uint32{}
 	var via []int32
 	for i, e := range entries {
 		for side, set := range []ends{e.from, e.to} {
-			for _, c := range set.classes {
-				signatures[c] = binary.BigEndian.AppendUint32(signatures[c], uint32(2*i+side))
+			for _, u := range set.units {
+				signatures[u] = append(signatures[u], uint32(2*i+side))
 			}
 			for _, p := range set.pieces {
-				if c := t.carrier[p]; c != me.index {
+				if t.carrier[p] != me.index {
 					via = append(via, p)
-					if _, seen := signatures[c]; !seen {
-						signatures[c] = nil
-					}
 				}
 			}
 		}
 	}
-	out := &layout{vias: t.vias(via)}
-	groupOf := map[int32]uint32{}
+	t.addCarriers(signatures, via)
+	parts := t.separate(signatures)
+	out := &layout{vias: t.vias(via), size: len(signatures)}
+	var groupOf map[int32]uint32
 	out.groups, groupOf = groupBy(signatures)
 	for _, e := range entries {
 		out.rules = append(out.rules, peermap.Rule{
-			ID: e.rule.ID, Hook: e.hook, From: t.set(e.from, groupOf), To: t.set(e.to, groupOf),
+			ID: e.rule.ID, Hook: e.hook, From: t.set(e.from, parts, groupOf), To: t.set(e.to, parts, groupOf),
 			Ports: e.rule.Ports, NotAfter: e.rule.NotAfter,
 		})
 	}
 	return out
 }
 
-// groupBy puts classes with equal signatures into one group. Groups are ordered by signature, which only the layout's own
-// rules decide.
-func groupBy(signatures map[int32][]byte) ([][]int32, map[int32]uint32) {
-	bySignature := map[string][]int32{}
-	for c, s := range signatures {
-		bySignature[string(s)] = append(bySignature[string(s)], c)
-	}
-	keys := make([]string, 0, len(bySignature))
-	for k := range bySignature {
-		keys = append(keys, k)
-	}
-	slices.Sort(keys)
-	groups := make([][]int32, len(keys))
-	groupOf := make(map[int32]uint32, len(signatures))
-	for i, k := range keys {
-		groups[i] = bySignature[k]
-		slices.Sort(groups[i])
-		for _, c := range groups[i] {
-			groupOf[c] = uint32(i)
+// addCarriers brings the carriers of pieces into view where their cell is not; by that alone they stand in no set.
+func (t *topology) addCarriers(signatures map[int32][]uint32, pieces []int32) {
+	for _, p := range pieces {
+		c := t.classes[t.carrier[p]]
+		if _, seen := signatures[c.cell]; seen {
+			continue
 		}
+		if _, seen := signatures[c.unit]; !seen {
+			signatures[c.unit] = nil
+		}
+	}
+}
+
+// separate replaces a cell by its classes where some of them are in view by themselves, so that no node is twice. It gives
+// the classes' units by the cells replaced.
+func (t *topology) separate(signatures map[int32][]uint32) map[int32][]int32 {
+	parts := map[int32][]int32{}
+	for u := range signatures {
+		c := t.classes[t.units[u].classes[0]]
+		if _, both := signatures[c.cell]; both && u != c.cell {
+			parts[c.cell] = nil
+		}
+	}
+	for cell := range parts {
+		for _, ci := range t.units[cell].classes {
+			u := t.classes[ci].unit
+			parts[cell] = append(parts[cell], u)
+			signatures[u] = append(signatures[u], signatures[cell]...)
+			slices.Sort(signatures[u])
+		}
+		delete(signatures, cell)
+	}
+	return parts
+}
+
+// groupBy puts units with equal signatures into one group. Groups are ordered by signature, which only the layout's own
+// rules decide.
+func groupBy(signatures map[int32][]uint32) ([][]int32, map[int32]uint32) {
+	bySignature := map[string][]int32{}
+	for u, s := range signatures {
+		key := make([]byte, 0, 4*len(s))
+		for _, v := range s {
+			key = binary.BigEndian.AppendUint32(key, v)
+		}
+		bySignature[string(key)] = append(bySignature[string(key)], u)
+	}
+	groups := make([][]int32, 0, len(bySignature))
+	groupOf := make(map[int32]uint32, len(signatures))
+	for i, key := range slices.Sorted(maps.Keys(bySignature)) {
+		group := bySignature[key]
+		slices.Sort(group)
+		for _, u := range group {
+			groupOf[u] = uint32(i)
+		}
+		groups = append(groups, group)
 	}
 	return groups, groupOf
 }
 
-func (t *topology) set(e ends, groupOf map[int32]uint32) peermap.Set {
+func (t *topology) set(e ends, parts map[int32][]int32, groupOf map[int32]uint32) peermap.Set {
 	var out peermap.Set
-	for _, c := range e.classes {
-		out.Groups = append(out.Groups, groupOf[c])
+	for _, u := range e.units {
+		if classes, separated := parts[u]; separated {
+			for _, part := range classes {
+				out.Groups = append(out.Groups, groupOf[part])
+			}
+			continue
+		}
+		out.Groups = append(out.Groups, groupOf[u])
 	}
 	slices.Sort(out.Groups)
 	out.Groups = slices.Compact(out.Groups)
@@ -290,25 +354,31 @@ func (t *topology) vias(pieces []int32) []peermap.Via {
 	return kept
 }
 
+// layOut works out what every class sees; layouts are taken over if rules and classes are the same. What matters of a
+// class's nodes is only whether there is another one.
+func (b *builder) layOut() {
+	if b.rules == b.prev.rules && slices.EqualFunc(b.classes, b.prev.classes, func(x, y *class) bool {
+		return x.key == y.key && (len(x.members) == 1) == (len(y.members) == 1)
+	}) {
+		for i, c := range b.classes {
+			c.layout = b.prev.classes[i].layout
+		}
+		return
+	}
+	t := newTopology(b.rules, b.classes, b.units)
+	for _, c := range b.classes {
+		c.layout = t.layout(c)
+	}
+}
+
 // encodeClasses makes the Class artefact of every class.
 func (b *builder) encodeClasses() error {
-	sameTopology := b.rules == b.prev.rules && slices.EqualFunc(b.classes, b.prev.classes, func(x, y *class) bool {
-		return x.key == y.key && x.single() == y.single()
-	})
-	var t *topology
-	if !sameTopology {
-		t = newTopology(b.rules, b.classes)
-	}
 	for i, c := range b.classes {
-		if sameTopology {
-			c.layout = b.prev.classes[i].layout
-		} else {
-			c.layout = t.layout(c)
-		}
-		c.uses = b.usedBy(c.layout)
-		if sameTopology && slices.Equal(c.uses, b.prev.classes[i].uses) {
-			c.bytes, c.digest = b.prev.classes[i].bytes, b.prev.classes[i].digest
-			continue
+		if i < len(b.prev.classes) {
+			if old := b.prev.classes[i]; c.layout == old.layout && slices.Equal(c.uses, old.uses) {
+				c.bytes, c.digest = old.bytes, old.digest
+				continue
+			}
 		}
 		if err := b.encodeClass(c); err != nil {
 			return err
@@ -318,20 +388,12 @@ func (b *builder) encodeClasses() error {
 	return nil
 }
 
-func (b *builder) usedBy(l *layout) []*chunks {
-	var out []*chunks
-	for _, g := range l.groups {
-		for _, c := range g {
-			out = append(out, b.classes[c].chunks)
-		}
-	}
-	return out
-}
-
 func (b *builder) encodeClass(c *class) error {
 	out := peermap.Class{Vias: c.layout.vias, Rules: c.layout.rules}
+	uses := c.uses
 	for _, g := range c.layout.groups {
-		out.Groups = append(out.Groups, peermap.Group{Blocks: b.blocksOf(g)})
+		out.Groups = append(out.Groups, peermap.Group{Blocks: blocksOf(uses[:len(g)])})
+		uses = uses[len(g):]
 	}
 	var err error
 	if c.bytes, err = peermap.EncodeClass(out); err != nil {
@@ -342,13 +404,13 @@ func (b *builder) encodeClass(c *class) error {
 	return nil
 }
 
-// blocksOf gives the blocks of several classes as one group: in the order of name hashes, as if it were one trie.
-func (b *builder) blocksOf(classes []int32) []peermap.Digest {
+// blocksOf gives the blocks of several units as one group: in the order of name hashes, as if it were one trie.
+func blocksOf(units []*chunks) []peermap.Digest {
 	var blocks []*block
-	for _, c := range classes {
-		blocks = append(blocks, b.classes[c].chunks.blocks...)
+	for _, u := range units {
+		blocks = append(blocks, u.blocks...)
 	}
-	if len(classes) > 1 {
+	if len(units) > 1 {
 		slices.SortFunc(blocks, func(x, y *block) int { return slices.Compare(x.first[:], y.first[:]) })
 	}
 	out := make([]peermap.Digest, len(blocks))

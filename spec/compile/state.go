@@ -3,8 +3,10 @@ package compile
 import (
 	"cmp"
 	"encoding/binary"
+	"maps"
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/apex-network/apex/spec"
@@ -23,7 +25,8 @@ type state struct {
 	members  []*member // sorted by name
 	checked  *claims
 	classes  []*class // sorted by key
-	byKey    map[string]*class
+	units    []*unit
+	chunks   map[string]*chunks // of the units that some layout uses, by key
 	zone     Zone
 }
 
@@ -55,7 +58,7 @@ type traits struct {
 // build compiles one zone, taking over from prev (which may be nil) what depends on nothing that changed.
 func build(src *source, asOf time.Time, prev *state) (*state, Stats, error) {
 	if prev == nil {
-		prev = &state{head: &header{}, byKey: map[string]*class{}}
+		prev = &state{head: &header{}}
 	}
 	b := &builder{src: src, prev: prev, state: &state{policies: slices.Clone(src.policies)}}
 	if err := b.header(); err != nil {
@@ -72,6 +75,7 @@ func build(src *source, asOf time.Time, prev *state) (*state, Stats, error) {
 	}
 	b.match(records)
 	b.classify()
+	b.layOut()
 	if err := b.chunk(); err != nil {
 		return nil, b.stats, err
 	}
@@ -233,13 +237,17 @@ func widest(ps []netip.Prefix) []netip.Prefix {
 	return out
 }
 
-// key writes traits as a string that is equal for equal traits only: each list after its length.
-func (t *traits) key() string {
-	b := make([]byte, 0, 4*(len(t.terms)+len(t.carries)+len(t.declares)+3))
-	b = binary.BigEndian.AppendUint32(b, uint32(len(t.terms)))
+// termsKey writes the terms as a string that is equal for equal terms only; key appends the rest of the traits.
+func (t *traits) termsKey() string {
+	b := binary.BigEndian.AppendUint32(nil, uint32(len(t.terms)))
 	for _, v := range t.terms {
 		b = binary.BigEndian.AppendUint32(b, uint32(v))
 	}
+	return string(b)
+}
+
+func (t *traits) key() string {
+	b := []byte(t.termsKey())
 	for _, list := range [][]int32{t.carries, t.declares} {
 		b = binary.BigEndian.AppendUint32(b, uint32(len(list)))
 		for _, v := range list {
@@ -255,36 +263,61 @@ type class struct {
 	key     string
 	traits  traits
 	members []*member // sorted by name
-	chunks  *chunks
+	unit    int32     // its own unit, and the unit of all classes with its terms: the same if it is the only one
+	cell    int32
 	layout  *layout
-	uses    []*chunks // of the classes in the layout's groups, in that order
+	uses    []*chunks // of the layout's units
 	bytes   []byte
 	digest  peermap.Digest
 }
 
-// single reports whether the class has one node, which then has no peer in its own class.
-func (c *class) single() bool { return len(c.members) == 1 }
+// unit is a set of nodes that is cut into blocks as a whole: a cell (all nodes with the same terms) or, where a layout must
+// tell them apart, one class of a cell. Cells keep blocks shared in a zone of many routers, whose classes have one node
+// each because of what they carry.
+type unit struct {
+	key     string
+	classes []int32 // one, or all of the cell
+	members []*member
+}
 
-// classify sorts members into classes.
+// classify sorts members into classes, and classes into units.
 func (b *builder) classify() {
-	b.byKey = make(map[string]*class, len(b.prev.byKey))
+	byKey := make(map[string]*class, len(b.prev.classes))
 	for _, m := range b.members {
-		c := b.byKey[m.key]
+		c := byKey[m.key]
 		if c == nil {
 			c = &class{key: m.key, traits: m.traits}
-			b.byKey[m.key] = c
+			byKey[m.key] = c
 			b.classes = append(b.classes, c)
 		}
 		m.class = c
 		c.members = append(c.members, m)
 	}
 	slices.SortFunc(b.classes, func(x, y *class) int { return cmp.Compare(x.key, y.key) })
-	for i, c := range b.classes {
-		c.index = int32(i)
+	// Keys begin with the terms, so the classes of a cell stand together.
+	for i := 0; i < len(b.classes); {
+		cell := &unit{key: b.classes[i].traits.termsKey()}
+		at := int32(len(b.units))
+		b.units = append(b.units, cell)
+		j := i
+		for ; j < len(b.classes) && slices.Equal(b.classes[j].traits.terms, b.classes[i].traits.terms); j++ {
+			c := b.classes[j]
+			c.index, c.cell, c.unit = int32(j), at, at
+			cell.classes = append(cell.classes, c.index)
+			cell.members = append(cell.members, c.members...)
+		}
+		if j > i+1 {
+			slices.SortFunc(cell.members, func(x, y *member) int { return strings.Compare(x.name, y.name) })
+			for _, c := range b.classes[i:j] {
+				c.unit = int32(len(b.units))
+				b.units = append(b.units, &unit{key: c.key, classes: []int32{c.index}, members: c.members})
+			}
+		}
+		i = j
 	}
 }
 
-// chunks are the blocks of a class.
+// chunks are the blocks of a unit.
 type chunks struct {
 	records []*record // sorted by name
 	blocks  []*block  // in trie order
@@ -297,19 +330,32 @@ type block struct {
 	first   peermap.Digest // the lowest name hash, which places the block among those of other classes
 }
 
-// chunk makes the blocks of every class; classes and blocks of unchanged records are taken over.
+// chunk makes the blocks of every unit that a layout uses; units and blocks of unchanged records are taken over.
 func (b *builder) chunk() error {
+	b.chunks = make(map[string]*chunks, len(b.prev.chunks))
 	var known map[*record]*block
 	for _, c := range b.classes {
-		if old := b.prev.byKey[c.key]; old != nil && len(old.members) == len(c.members) && sameRecords(old.chunks.records, c.members) {
-			c.chunks = old.chunks
-			continue
-		}
-		if known == nil {
-			known = b.prev.blocks()
-		}
-		if err := b.newChunks(c, known); err != nil {
-			return err
+		c.uses = make([]*chunks, 0, c.layout.size)
+		for _, group := range c.layout.groups {
+			for _, u := range group {
+				unit := b.units[u]
+				made := b.chunks[unit.key]
+				if made == nil {
+					if old := b.prev.chunks[unit.key]; old != nil && len(old.records) == len(unit.members) && sameRecords(old.records, unit.members) {
+						made = old
+					} else {
+						if known == nil {
+							known = b.prev.blocks()
+						}
+						var err error
+						if made, err = b.newChunks(unit, known); err != nil {
+							return err
+						}
+					}
+					b.chunks[unit.key] = made
+				}
+				c.uses = append(c.uses, made)
+			}
 		}
 	}
 	return nil
@@ -324,37 +370,37 @@ func sameRecords(records []*record, members []*member) bool {
 	return true
 }
 
-// blocks gives every block of the state by its first record.
+// blocks gives the blocks of the state by their first record; one of several with the same.
 func (s *state) blocks() map[*record]*block {
 	out := map[*record]*block{}
-	for _, c := range s.classes {
-		for _, bl := range c.chunks.blocks {
+	for _, key := range slices.Sorted(maps.Keys(s.chunks)) {
+		for _, bl := range s.chunks[key].blocks {
 			out[bl.records[0]] = bl
 		}
 	}
 	return out
 }
 
-func (b *builder) newChunks(c *class, known map[*record]*block) error {
-	c.chunks = &chunks{records: make([]*record, len(c.members))}
-	for i, m := range c.members {
-		c.chunks.records[i] = m.record
+func (b *builder) newChunks(u *unit, known map[*record]*block) (*chunks, error) {
+	made := &chunks{records: make([]*record, len(u.members))}
+	for i, m := range u.members {
+		made.records[i] = m.record
 	}
-	leaves := peermap.Chunk(slices.Clone(c.chunks.records),
+	leaves := peermap.Chunk(slices.Clone(made.records),
 		func(r *record) *peermap.Digest { return &r.hash }, func(r *record) string { return r.name })
 	for _, leaf := range leaves {
 		if o := known[leaf[0]]; o != nil && slices.Equal(o.records, leaf) {
-			c.chunks.blocks = append(c.chunks.blocks, o)
+			made.blocks = append(made.blocks, o)
 			continue
 		}
-		made, err := newBlock(leaf)
+		fresh, err := newBlock(leaf)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		b.stats.Blocks++
-		c.chunks.blocks = append(c.chunks.blocks, made)
+		made.blocks = append(made.blocks, fresh)
 	}
-	return nil
+	return made, nil
 }
 
 func newBlock(records []*record) (*block, error) {

@@ -93,7 +93,9 @@ func (b *builder) encodeViews() error {
 	}
 	for _, c := range b.classes {
 		b.zone.Classes[c.digest] = c.bytes
-		for _, bl := range c.chunks.blocks {
+	}
+	for _, u := range b.chunks {
+		for _, bl := range u.blocks {
 			b.zone.Blocks[bl.digest] = bl.bytes
 		}
 	}
