@@ -30,6 +30,11 @@ type Engine interface {
 	Stats() reconciler.Stats
 }
 
+// GCPercent is the pace of the garbage collector for a process that is an agent: it trades a little processor time for
+// memory, because an agent allocates in bursts (a new generation), is idle otherwise, and shares small boards with other
+// work. The command sets it unless GOGC does.
+const GCPercent = 25
+
 // Options of an Agent. Config, Identity, WireGuard and NewEngine are required.
 type Options struct {
 	Config Config // with defaults, valid

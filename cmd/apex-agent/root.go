@@ -16,10 +16,6 @@ import (
 	"github.com/apex-network/apex/reconciler"
 )
 
-// gcPercent trades a little processor time for memory: the agent allocates in bursts (a new generation) and is idle
-// otherwise, and it shares small boards with other work. GOGC in the environment overrides it.
-const gcPercent = 25
-
 // newRoot builds the command tree over the given streams. Without a subcommand the agent runs.
 func newRoot(s cli.Streams) *cobra.Command {
 	var o options
@@ -113,7 +109,7 @@ func newLogger(s cli.Streams, config agent.Config) *slog.Logger {
 
 func run(ctx context.Context, c *cobra.Command, s cli.Streams, o *options) error {
 	if !gcChosen() {
-		debug.SetGCPercent(gcPercent)
+		debug.SetGCPercent(agent.GCPercent)
 	}
 	a, backends, log, err := newAgent(c, s, o)
 	if err != nil {

@@ -1,0 +1,157 @@
+package agent
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime/debug"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/apex-network/apex/agent/agenttest"
+	"github.com/apex-network/apex/agent/status"
+	"github.com/apex-network/apex/reconciler"
+	"github.com/apex-network/apex/signer"
+)
+
+// still is an engine without a host: it keeps the state, as the real one does, and nothing else. What the agent needs
+// without the data plane is measured with it.
+type still struct{ state reconciler.State }
+
+func (s *still) Recover(context.Context) (reconciler.Report, error) { return reconciler.Report{}, nil }
+func (s *still) Apply(_ context.Context, state reconciler.State, _ reconciler.Probe) (reconciler.Report, error) {
+	s.state = state
+	return reconciler.Report{ID: state.ID, Total: 1}, nil
+}
+func (s *still) Watch(ctx context.Context, _ func(reconciler.Report, error)) error {
+	<-ctx.Done()
+	return nil
+}
+func (s *still) Down(context.Context) (reconciler.Report, error) { return reconciler.Report{}, nil }
+func (s *still) Confirmed() (reconciler.State, bool)             { return s.state, s.state.ID != "" }
+func (s *still) Peers(context.Context) ([]reconciler.PeerStatus, error) {
+	return nil, nil
+}
+func (s *still) Counters(context.Context) ([]reconciler.RuleCounter, error) { return nil, nil }
+func (s *still) Stats() reconciler.Stats                                    { return reconciler.Stats{} }
+
+const memoryEnv = "APEX_MEMORY_TEST"
+
+// TestMemory measures the resident memory of an agent process of its own, with a thousand and ten thousand peers, after a
+// cold start over HTTP and after a change.
+func TestMemory(t *testing.T) {
+	if spec := os.Getenv(memoryEnv); spec != "" {
+		memoryChild(t, strings.Split(spec, " "))
+		return
+	}
+	for _, row := range []struct{ peers, limit int }{{1_000, 15}, {10_000, 25}} {
+		w := newWorld(t)
+		for i := range row.peers - 2 {
+			w.nodes = append(w.nodes, w.network.NewNode(fmt.Sprintf("node-%05d", i), 10+i))
+			w.nodes[len(w.nodes)-1].Endpoints = []string{fmt.Sprintf("203.0.%d.%d:51820", i>>8&255, i&255)}
+		}
+		w.publish(nil)
+		child := exec.Command(os.Args[0], "-test.run=^TestMemory$", "-test.v")
+		child.Env = append(os.Environ(), memoryEnv+"="+strings.Join([]string{w.controller.URL(), w.network.Pin().String(), w.dir}, " "))
+		stdin, err := child.StdinPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		stdout, err := child.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		child.Stderr = os.Stderr
+		if err := child.Start(); err != nil {
+			t.Fatal(err)
+		}
+		lines := bufio.NewScanner(stdout)
+		cold := awaitLine(t, lines, "rss serial 1")
+		w.nodes = append(w.nodes, w.network.NewNode("one-more", 9))
+		w.publish(nil)
+		warm := awaitLine(t, lines, "rss serial 2")
+		stdin.Close()
+		if err := child.Wait(); err != nil {
+			t.Errorf("child: %v", err)
+		}
+		t.Logf("%d peers: %.1f MB resident after a cold start, %.1f MB after a change (limit %d MB)", row.peers, cold, warm, row.limit)
+		if !raceEnabled && (cold > float64(row.limit) || warm > float64(row.limit)) {
+			t.Errorf("%d peers: %.1f and %.1f MB resident, limit %d MB", row.peers, cold, warm, row.limit)
+		}
+	}
+}
+
+func awaitLine(t *testing.T, lines *bufio.Scanner, prefix string) float64 {
+	t.Helper()
+	for lines.Scan() {
+		if rest, ok := strings.CutPrefix(lines.Text(), prefix+" "); ok {
+			kb, err := strconv.ParseFloat(rest, 64)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return kb / 1024
+		}
+	}
+	t.Fatalf("the child ended without saying %q", prefix)
+	return 0
+}
+
+// memoryChild is the measured process: an agent as the command runs it, over an engine without a host.
+func memoryChild(t *testing.T, args []string) {
+	debug.SetGCPercent(GCPercent)
+	identity, key := childKeys(t)
+	config := Config{
+		Controllers: []string{args[0]}, Network: testNetwork, Node: "a", RootDigest: args[1], Zones: []ZoneConfig{{Name: testZone}},
+		StateDir: filepath.Join(args[2], "state"), Socket: filepath.Join(args[2], "child.sock"),
+	}.WithDefaults()
+	a, err := New(Options{
+		Config: config, Version: "test", Identity: identity, WireGuard: map[string]reconciler.PrivateKey{testZone: key},
+		NewEngine: func(reconciler.Options) (Engine, error) { return &still{}, nil }, Logger: slog.New(slog.DiscardHandler),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- a.Run(ctx) }()
+	for _, serial := range []uint64{1, 2} {
+		agenttest.Await(t, "applied", func() bool {
+			t := a.zones[0].standing.current()
+			return t.Complete() && t.State.Serial() == serial && a.zones[0].standing.is(status.Ready)
+		})
+		fmt.Printf("rss serial %d %d\n", serial, residentKB(t))
+	}
+	io.Copy(io.Discard, os.Stdin)
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
+
+func childKeys(t *testing.T) (signer.PrivateKey, reconciler.PrivateKey) {
+	return agenttest.Ed25519(t, testNetwork+" identity a"), agenttest.WireGuard(t, testNetwork+" a")
+}
+
+func residentKB(t *testing.T) int {
+	data, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, line := range strings.Split(string(data), "\n") {
+		if rest, ok := strings.CutPrefix(line, "VmRSS:"); ok {
+			kb, err := strconv.Atoi(strings.TrimSpace(strings.TrimSuffix(strings.TrimSpace(rest), "kB")))
+			if err != nil {
+				t.Fatal(err)
+			}
+			return kb
+		}
+	}
+	t.Fatal("no VmRSS")
+	return 0
+}

@@ -1,0 +1,6 @@
+//go:build race
+
+package agent
+
+// raceEnabled: the race detector takes several times the memory.
+const raceEnabled = true
