@@ -43,6 +43,7 @@ type network struct {
 	secrets [sha256.Size]byte
 
 	poke   chan struct{}
+	wake   chan struct{} // something was published: the time of the next renewal has to be found anew
 	orders chan order
 	done   chan struct{} // closed when run ends
 
@@ -73,7 +74,7 @@ func (c *Controller) openNetwork(ctx context.Context, cfg config.Network) (_ *ne
 	}
 	n := &network{
 		cfg: cfg, log: c.log.With("network", cfg.Name), now: c.now, metrics: c.metrics, statePath: filepath.Join(dir, "state.json"),
-		poke: make(chan struct{}, 1), orders: make(chan order), done: make(chan struct{}),
+		poke: make(chan struct{}, 1), wake: make(chan struct{}, 1), orders: make(chan order), done: make(chan struct{}),
 	}
 	fail := func(err error) (*network, error) { return nil, fmt.Errorf("network %s: %w", cfg.Name, err) }
 	if n.state, err = loadState(n.statePath); err != nil {
@@ -216,6 +217,7 @@ func (n *network) maintain(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-timer.C:
+		case <-n.wake:
 		}
 		next, err := n.publisher.Maintain(ctx)
 		if err != nil {
@@ -227,9 +229,12 @@ func (n *network) maintain(ctx context.Context) {
 }
 
 // Poke asks for a look soon. Many pokes are one look.
-func (n *network) Poke() {
+func (n *network) Poke() { nudge(n.poke) }
+
+// nudge wakes whoever waits for c; many nudges are one.
+func nudge(c chan<- struct{}) {
 	select {
-	case n.poke <- struct{}{}:
+	case c <- struct{}{}:
 	default:
 	}
 }

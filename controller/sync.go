@@ -101,7 +101,9 @@ func (n *network) publish(ctx context.Context, frontier verify.Frontier, chain [
 	next := &state{Frontier: n.state.Frontier, Chain: chain, AllowShrink: n.state.AllowShrink}
 	n.state = next
 	n.mu.Unlock()
-	if err := n.publisher.Publish(ctx, zones, root); err != nil {
+	err := n.publisher.Publish(ctx, zones, root)
+	nudge(n.wake)
+	if err != nil {
 		n.metrics.signFailures.WithLabelValues(n.cfg.Name).Inc()
 		return &build.Refusal{Stage: build.StageSign, Err: err}
 	}

@@ -33,11 +33,11 @@ func (w *witness) judge(ctx context.Context, p protocol.Pending) (*signed, error
 		return nil, refusef("the controller's compiler is version %s, the witness's %s: upgrade the older one", m.Compiler, compile.Version)
 	}
 	last := w.state.zone(p.Zone)
-	result, err := w.verify(ctx, m, last)
+	result, newest, err := w.verify(ctx, m, last)
 	if err != nil {
 		return nil, err
 	}
-	if err := w.checkNumbers(m, last, result.Root); err != nil {
+	if err := w.checkNumbers(m, last, newest); err != nil {
 		return nil, err
 	}
 	zone, err := w.compile(ctx, m, last, result)
@@ -58,21 +58,32 @@ func (w *witness) judge(ctx context.Context, p protocol.Pending) (*signed, error
 	return next, nil
 }
 
-// verify judges the way from what was signed last to the commit, and demands that the branch contains the commit.
-func (w *witness) verify(ctx context.Context, m peermap.Manifest, last *signed) (verify.Result, error) {
+// verify judges the way from what was signed last to the commit, and demands that the branch contains the commit. newest is
+// the trust root as of the branch's head, or as far towards it as the branch is good: a suspended zone's generation may
+// have to be signed again under a later root than its commit's.
+func (w *witness) verify(ctx context.Context, m peermap.Manifest, last *signed) (result verify.Result, newest *signer.Root, err error) {
 	head, err := w.Source.Fetch(ctx)
 	if err != nil {
-		return verify.Result{}, fmt.Errorf("fetch: %w", err)
+		return result, nil, fmt.Errorf("fetch: %w", err)
 	}
 	onLine, err := w.onLine(ctx, head, m.Commit)
 	if err != nil {
-		return verify.Result{}, err
+		return result, nil, err
 	}
 	if !onLine {
-		return verify.Result{}, refusef("commit %s is not on the branch, whose head is %s", m.Commit, head)
+		return result, nil, refusef("commit %s is not on the branch, whose head is %s", m.Commit, head)
 	}
-	result, err := w.builder.Verify(ctx, last.frontierOf(), m.Commit)
-	return result, refuseFinal(err)
+	if result, err = w.builder.Verify(ctx, last.frontierOf(), m.Commit); err != nil {
+		return result, nil, refuseFinal(err)
+	}
+	ahead, err := w.builder.Verify(ctx, result.Accepted, head)
+	if err != nil && !errors.Is(err, verify.ErrRefused) {
+		return result, nil, err
+	}
+	if ahead.Root == nil {
+		return result, result.Root, nil
+	}
+	return result, ahead.Root, nil
 }
 
 // onLine walks back from head along first parents.
