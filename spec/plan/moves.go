@@ -39,10 +39,7 @@ func routeMoves(a, b *policy.Routes) []Move {
 	cuts := routePrefixes(a, b)
 	type hands struct{ from, to string }
 	moved := map[hands][]netip.Prefix{}
-	for i, p := range cuts {
-		if i > 0 && within(p, cuts[:i]) {
-			continue // it is a part of a wider one
-		}
+	for _, p := range outermost(cuts) {
 		for _, part := range policy.Cut(p, cuts) {
 			if h := (hands{carrier(a, part), carrier(b, part)}); h.from != h.to {
 				moved[h] = append(moved[h], part)
@@ -61,8 +58,15 @@ func routeMoves(a, b *policy.Routes) []Move {
 	return out
 }
 
-func within(p netip.Prefix, wider []netip.Prefix) bool {
-	return slices.ContainsFunc(wider, func(w netip.Prefix) bool { return w.Overlaps(p) })
+// outermost gives those of sorted prefixes that lie in no other: a wider one stands before all it contains.
+func outermost(sorted []netip.Prefix) []netip.Prefix {
+	var out []netip.Prefix
+	for _, p := range sorted {
+		if n := len(out); n == 0 || !out[n-1].Overlaps(p) {
+			out = append(out, p)
+		}
+	}
+	return out
 }
 
 func routePrefixes(tables ...*policy.Routes) []netip.Prefix {

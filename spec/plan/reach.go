@@ -121,10 +121,7 @@ func (r *reacher) makeEnds() {
 	cuts := slices.Concat(a.policy.Cuts(), b.policy.Cuts())
 	slices.SortFunc(cuts, peermap.ComparePrefixes)
 	cuts = slices.Compact(cuts)
-	for i, p := range cuts {
-		if i > 0 && within(p, cuts[:i]) {
-			continue
-		}
+	for _, p := range outermost(cuts) {
 		for _, part := range policy.Cut(p, cuts) {
 			r.ends = append(r.ends, &end{prefix: part})
 		}
