@@ -203,10 +203,10 @@ func (e *Engine) apply(ctx context.Context, s State, probe Probe) (Report, error
 	}
 	if err := e.carryOut(ctx, w, probe, &r); err != nil {
 		r.Quarantine = ctx.Err() == nil
-		return e.rollBack(ctx, &r, err)
+		return e.rollBack(ctx, &r, &next, err)
 	}
 	if err := e.store.confirm(e.confirmed, &next); err != nil {
-		return e.rollBack(ctx, &r, err)
+		return e.rollBack(ctx, &r, &next, err)
 	}
 	e.setConfirmed(&next)
 	e.stats.Applied++
@@ -309,22 +309,23 @@ func (e *Engine) trusted(pending pending) trust {
 // rollbackTime bounds a roll back, which runs even when the caller's context has ended.
 const rollbackTime = 2 * time.Minute
 
-// rollBack takes back what was done and reports why.
-func (e *Engine) rollBack(ctx context.Context, r *Report, cause error) (Report, error) {
+// rollBack takes back what was done towards next and reports why.
+func (e *Engine) rollBack(ctx context.Context, r *Report, next *State, cause error) (Report, error) {
 	r.RolledBack, r.Reason = true, cause.Error()
 	e.stats.RolledBack++
 	e.log.Warn("rolling back", "reason", cause)
 	back, cancel := context.WithTimeout(context.WithoutCancel(ctx), rollbackTime)
 	defer cancel()
-	if err := e.restore(back, r); err != nil {
+	if err := e.restore(back, next, r); err != nil {
 		e.ready = false
 		return *r, fmt.Errorf("%w: %w (rolling back because: %w)", ErrRollbackFailed, err, cause)
 	}
 	return *r, fmt.Errorf("%w: %w", ErrRolledBack, cause)
 }
 
-// restore brings the host to the last confirmed state, reading everything, and ends the checkpoint.
-func (e *Engine) restore(ctx context.Context, r *Report) error {
+// restore brings the host to the last confirmed state, reading everything, and ends the checkpoint. from is the state
+// that was under way, so that an endpoint it had written is not taken for one that roamed; nil if it is not known.
+func (e *Engine) restore(ctx context.Context, from *State, r *Report) error {
 	e.table = knownTable{}
 	if e.confirmed == nil {
 		if err := e.removeAll(ctx, e.opt.Interface, r); err != nil {
@@ -332,7 +333,7 @@ func (e *Engine) restore(ctx context.Context, r *Report) error {
 		}
 		return e.store.end()
 	}
-	w, err := e.plan(ctx, e.confirmed, nil, trust{})
+	w, err := e.plan(ctx, e.confirmed, from, trust{})
 	if err != nil {
 		return err
 	}

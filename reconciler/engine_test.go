@@ -243,6 +243,46 @@ func TestProbeFailureRollsBack(t *testing.T) {
 	g.mustApply(t, state("good", 1))
 }
 
+func TestRollBackPutsBackEndpointsOfLivePeers(t *testing.T) {
+	f := start(t, twin.New(), t.TempDir())
+	good := state("good", 2)
+	f.mustApply(t, good)
+	f.host.Handshake(testName, publicKey(0), time.Now(), good.Peers[0].Endpoint)
+	_, err := f.Apply(t.Context(), swapEndpoint(good, 0), func(context.Context) error { return errors.New("no") })
+	if !errors.Is(err, reconciler.ErrRolledBack) {
+		t.Fatal(err)
+	}
+	d, err := f.host.Backends().WireGuard.Device(t.Context(), testName)
+	if err != nil || d.Peers[0].Endpoint != good.Peers[0].Endpoint {
+		t.Errorf("the endpoint is %s (%v)", d.Peers[0].Endpoint, err)
+	}
+}
+
+// TestConfirmedChangeWithCheckpointLeft: a crash after the confirmation and before the checkpoint was removed.
+func TestConfirmedChangeWithCheckpointLeft(t *testing.T) {
+	f := start(t, twin.New(), t.TempDir())
+	f.mustApply(t, state("one", 2))
+	file := filepath.Join(f.dir, "checkpoint.json")
+	var checkpoint []byte
+	if _, err := f.Apply(t.Context(), state("two", 3), func(context.Context) (err error) {
+		checkpoint, err = os.ReadFile(file)
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(file, checkpoint, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	e, err := reconciler.New(options(f.host, f.dir))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := e.Recover(t.Context())
+	if s, _ := e.Confirmed(); err != nil || r.RolledBack || s.ID != "two" {
+		t.Errorf("%+v %v, confirmed %s", r, err, s.ID)
+	}
+}
+
 func TestProbeMaySeePeers(t *testing.T) {
 	f := start(t, twin.New(), t.TempDir())
 	_, err := f.Apply(t.Context(), state("one", 2), func(ctx context.Context) error {

@@ -50,7 +50,7 @@ func (e *Engine) recover(ctx context.Context) (Report, error) {
 		return r, nil
 	}
 	r.ID = e.confirmed.ID
-	if err := e.restore(ctx, &r); err != nil {
+	if err := e.restore(ctx, nil, &r); err != nil {
 		return r, fmt.Errorf("restore %s: %w", r.ID, err)
 	}
 	r.Drift = r.Total > 0
@@ -74,7 +74,7 @@ func (e *Engine) recoverUnfinished(ctx context.Context, cp *checkpoint) (Report,
 	r := Report{ID: cp.ID, RolledBack: true,
 		Reason: fmt.Sprintf("a change begun %s was never finished", cp.Started.Format("2006-01-02 15:04:05 MST"))}
 	e.log.Warn("rolling back an unfinished change", "id", cp.ID, "started", cp.Started)
-	if err := e.restore(ctx, &r); err != nil {
+	if err := e.restore(ctx, nil, &r); err != nil {
 		return r, fmt.Errorf("%w: %w", ErrRollbackFailed, err)
 	}
 	e.stats.RolledBack++
