@@ -13,6 +13,7 @@ import (
 var version = "dev"
 
 func main() {
+	initialize()
 	streams := cli.StandardStreams()
 	os.Exit(int(cli.Run("apex", streams, func(ctx context.Context) error {
 		return newRoot(streams).ExecuteContext(ctx)

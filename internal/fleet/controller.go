@@ -71,8 +71,8 @@ func (c *Controller) URL() string {
 	return fmt.Sprintf("https://%s", netip.AddrPortFrom(c.addr, apiPort))
 }
 
-// Config is the text of the configuration file.
-func (c *Controller) Config() string {
+// config is the text of the configuration file.
+func (c *Controller) config(port uint16) string {
 	f := c.fleet
 	return fmt.Sprintf(`storage: %s/storage
 listen:
@@ -93,13 +93,15 @@ networks:
       timestampFiles: [manifest.key]
     poll:
       interval: %s
-`, c.Dir, apiPort, c.Dir, f.Network, f.Remote, branch, f.Pin, f.opt.Poll)
+`, c.Dir, port, c.Dir, f.Network, f.Remote, branch, f.Pin, f.opt.Poll)
 }
 
 // Start writes the configuration and starts the controller; it is up when it accepts connections.
-func (c *Controller) Start(ctx context.Context) error {
+func (c *Controller) Start(ctx context.Context) error { return c.start(ctx, apiPort) }
+
+func (c *Controller) start(ctx context.Context, port uint16) error {
 	path := filepath.Join(c.Dir, "controller.yaml")
-	if err := os.WriteFile(path, []byte(c.Config()), 0o600); err != nil {
+	if err := os.WriteFile(path, []byte(c.config(port)), 0o600); err != nil {
 		return err
 	}
 	p, err := c.Host.Start(ctx, lab.Command{Argv: []string{c.fleet.opt.Binaries.Controller, "--config", path}, Name: "controller"})
@@ -107,7 +109,7 @@ func (c *Controller) Start(ctx context.Context) error {
 		return err
 	}
 	c.Process = p
-	return p.AwaitTCP(ctx, netip.AddrPortFrom(c.addr, apiPort))
+	return p.AwaitTCP(ctx, netip.AddrPortFrom(c.addr, port))
 }
 
 // firstRoot makes the trust root of one maintainer, the controller and perhaps a witness, signed.
