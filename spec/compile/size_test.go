@@ -1,6 +1,7 @@
 package compile
 
 import (
+	"net/netip"
 	"testing"
 
 	"github.com/klauspost/compress/zstd"
@@ -42,4 +43,26 @@ func TestViewSize(t *testing.T) {
 			t.Errorf("%.1f bytes per peer, want at most 48", per)
 		}
 	}
+}
+
+// TestRoutersShareBlocks keeps a mesh of subnet routers, each a class of its own, from naming every node in every class.
+func TestRoutersShareBlocks(t *testing.T) {
+	repo := fleet(500, spec.DefaultMesh)
+	p := newPolicy("prod", "sites")
+	for i := range repo.Nodes {
+		site := netip.PrefixFrom(netip.AddrFrom4([4]byte{172, 16, byte(i / 16), byte(i % 16 * 16)}), 28)
+		repo.Nodes[i].Value.Spec.Routes = []spec.NodeRoute{{Prefix: site}}
+		p.Spec.Allow = append(p.Spec.Allow, spec.Rule{From: sel(byLabel("group", "g001")), To: sel(spec.Selector{CIDR: site})})
+	}
+	repo.Policies = append(repo.Policies, doc(p))
+	z := mustCompile(t, repo)["prod"]
+	total := 0
+	for _, c := range z.Classes {
+		total += len(c)
+	}
+	if len(z.Classes) != 500 || len(z.Blocks) > 10 || total > 500*400 {
+		t.Errorf("%d classes of %d bytes in all, %d blocks", len(z.Classes), total, len(z.Blocks))
+	}
+	assemble(t, z, "node-00001")
+	assemble(t, z, "node-00002")
 }
