@@ -145,8 +145,10 @@ func checkURL(raw, path string, hosts []string) error {
 	return fmt.Errorf("%w: made for host %q, which this server does not answer to", ErrProof, u.Host)
 }
 
+// proofURL leaves out query, fragment and user. A path without its first slash (url.URL.JoinPath makes those) gets it, as
+// it does on the wire.
 func proofURL(u *url.URL) string {
-	return u.Scheme + "://" + u.Host + u.EscapedPath()
+	return u.Scheme + "://" + u.Host + "/" + strings.TrimPrefix(u.EscapedPath(), "/")
 }
 
 func bodyDigest(body []byte) string {
