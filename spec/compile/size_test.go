@@ -13,9 +13,6 @@ import (
 // itself, at the best level, which pays because a block is compressed once for all who see it. 32 of the bytes are a
 // key, which does not compress.
 func TestViewSize(t *testing.T) {
-	if testing.Short() {
-		t.Skip("10 000 nodes")
-	}
 	enc, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedBestCompression))
 	if err != nil {
 		t.Fatal(err)
