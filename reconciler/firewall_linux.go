@@ -233,8 +233,10 @@ func (f *linuxFirewall) Replace(_ context.Context, r Ruleset) error {
 			return fmt.Errorf("set %s: %w", s.Name, err)
 		}
 	}
-	for _, chain := range b.chains {
+	for _, chain := range b.chains { // all of them before a rule that jumps
 		c.AddChain(chain.chain)
+	}
+	for _, chain := range b.chains {
 		for _, rule := range chain.rules {
 			c.AddRule(rule)
 		}

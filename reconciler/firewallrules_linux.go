@@ -11,21 +11,24 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The chains of a table, one per hook. Packets of other interfaces are accepted at once, which in nftables leaves them to
-// the other tables; ours then go, in this order, through
+// The chains of a table: one per hook, and one per kind of flow with its rules. Packets of other interfaces are accepted
+// at once, which in nftables leaves them to the other tables; ours then go, in this order, through
 //
 //	invalid            dropped
-//	replies            accepted: packets against the direction of a flow that was let through
-//	related ICMP       accepted: errors about such a flow
-//	rules              accepted
+//	related ICMP       accepted: errors about a flow that was let through
+//	in a flow's own direction    input → allow-input, output → allow-output, forward → allow-forward
+//	replies                      input → reply-output, output → reply-input, forward → reply-forward
 //	anything else      dropped
 //
-// Packets in a flow's own direction meet the rules every time, not only the first: a rule that is withdrawn therefore
-// ends the flows it let through.
+// A reply chain holds the rules of its allow chain turned round, source for destination. Every packet meets the rules,
+// not only the first of a flow: a rule that is withdrawn ends the flows it let through at once, in both directions, even
+// where nobody waits for an answer.
 const (
 	chainInput   = "apex-input"
 	chainOutput  = "apex-output"
 	chainForward = "apex-forward"
+	allowPrefix  = "allow-"
+	replyPrefix  = "reply-"
 )
 
 func chainNames() []string { return []string{chainInput, chainOutput, chainForward} }
@@ -56,14 +59,25 @@ func newTableBuilder(r *Ruleset) *tableBuilder {
 		in.rule(dropStray, meta(expr.MetaKeyIIFNAME), neq(ours), meta(expr.MetaKeyIIFNAME), neq(ifname("lo")), toAddr(a), counter(), drop())
 	}
 	in.rule("", meta(expr.MetaKeyIIFNAME), neq(ours), accept())
-	in.flows(r, Input, dropInput)
+	in.flows(allowPrefix+Input.String(), replyPrefix+Output.String(), dropInput)
 	out := b.add(chainOutput, nftables.ChainHookOutput)
 	out.rule("", meta(expr.MetaKeyOIFNAME), neq(ours), accept())
-	out.flows(r, Output, dropOutput)
+	out.flows(allowPrefix+Output.String(), replyPrefix+Input.String(), dropOutput)
 	fwd := b.add(chainForward, nftables.ChainHookForward)
 	fwd.rule("", meta(expr.MetaKeyIIFNAME), neq(ours), meta(expr.MetaKeyOIFNAME), neq(ours), accept())
-	fwd.flows(r, Forward, dropForward)
-	b.chains = []builtChain{in.builtChain, out.builtChain, fwd.builtChain}
+	fwd.flows(allowPrefix+Forward.String(), replyPrefix+Forward.String(), dropForward)
+	for _, hook := range []Hook{Input, Output, Forward} {
+		allow := &chainBuilder{b: b, builtChain: builtChain{chain: &nftables.Chain{Name: allowPrefix + hook.String(), Table: b.table}}}
+		reply := &chainBuilder{b: b, builtChain: builtChain{chain: &nftables.Chain{Name: replyPrefix + hook.String(), Table: b.table}}}
+		for i := range r.Rules {
+			if f := &r.Rules[i]; f.Hook == hook {
+				allow.filter(f, false)
+				reply.filter(f, true)
+			}
+		}
+		b.chains = append(b.chains, allow.builtChain, reply.builtChain)
+	}
+	b.chains = append(b.chains, in.builtChain, out.builtChain, fwd.builtChain)
 	return b
 }
 
@@ -95,25 +109,32 @@ func (c *chainBuilder) rule(comment string, parts ...match) {
 	c.rules = append(c.rules, r)
 }
 
-func (c *chainBuilder) flows(r *Ruleset, hook Hook, dropID string) {
+// flows sends packets to the rules for flows in their own direction and to those for replies; what comes back is dropped.
+func (c *chainBuilder) flows(own, replies, dropID string) {
 	c.rule(dropInvalid, ctState(expr.CtStateBitINVALID), counter(), drop())
-	c.rule("replies", ctState(expr.CtStateBitESTABLISHED), match{&expr.Ct{Register: 1, Key: expr.CtKeyDIRECTION}}, eq([]byte{ctReply}), counter(), accept())
 	for _, proto := range []byte{protoICMP, protoICMPv6} {
 		c.rule("related", ctState(expr.CtStateBitRELATED), meta(expr.MetaKeyL4PROTO), eq([]byte{proto}), counter(), accept())
 	}
-	for i := range r.Rules {
-		if f := &r.Rules[i]; f.Hook == hook {
-			c.filter(f)
-		}
-	}
+	c.rule("", direction(ctOriginal), jump(own))
+	c.rule("", direction(ctReply), jump(replies))
 	c.rule(dropID, counter(), drop())
 }
 
-// ctReply is IP_CT_DIR_REPLY.
-const ctReply = 1
+// Directions of a packet in its flow: IP_CT_DIR_ORIGINAL and IP_CT_DIR_REPLY.
+const (
+	ctOriginal = 0
+	ctReply    = 1
+)
 
-// filter adds the nftables rules for one filter rule: one, or two where ICMP of both families is meant.
-func (c *chainBuilder) filter(f *FilterRule) {
+func direction(d byte) match {
+	return match{&expr.Ct{Register: 1, Key: expr.CtKeyDIRECTION}, &expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{d}}}
+}
+
+func jump(chain string) match { return match{&expr.Verdict{Kind: expr.VerdictJump, Chain: chain}} }
+
+// filter adds the nftables rules for one filter rule: one, or two where ICMP of both families is meant. With reply it is
+// turned round.
+func (c *chainBuilder) filter(f *FilterRule, reply bool) {
 	head := match{}
 	switch {
 	case f.V4 && !f.V6:
@@ -122,17 +143,17 @@ func (c *chainBuilder) filter(f *FilterRule) {
 		head = append(meta(expr.MetaKeyNFPROTO), eq([]byte{unix.NFPROTO_IPV6})...)
 	}
 	if f.From != "" {
-		head = append(head, c.lookup(f.From, f.V6, true)...)
+		head = append(head, c.lookup(f.From, f.V6, !reply)...)
 	}
 	if f.To != "" {
-		head = append(head, c.lookup(f.To, f.V6, false)...)
+		head = append(head, c.lookup(f.To, f.V6, reply)...)
 	}
 	if f.Port == nil {
 		c.rule(f.ID, head, counter(), accept())
 		return
 	}
 	if f.Port.Protocol != protoICMP {
-		c.rule(f.ID, head, meta(expr.MetaKeyL4PROTO), eq([]byte{f.Port.Protocol}), ports(*f.Port), counter(), accept())
+		c.rule(f.ID, head, meta(expr.MetaKeyL4PROTO), eq([]byte{f.Port.Protocol}), ports(*f.Port, reply), counter(), accept())
 		return
 	}
 	if f.V4 {
@@ -169,12 +190,16 @@ func toAddr(a netip.Addr) match {
 	return append(m, eq(a.AsSlice())...)
 }
 
-// ports matches the destination port; a range of all ports needs no match.
-func ports(p Port) match {
+// ports matches the destination port, or the source port of a reply; a range of all ports needs no match.
+func ports(p Port, reply bool) match {
 	if p.First == 0 && p.Last == 65535 {
 		return nil
 	}
-	m := match{&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2}}
+	offset := uint32(2)
+	if reply {
+		offset = 0
+	}
+	m := match{&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: offset, Len: 2}}
 	if p.First == p.Last {
 		return append(m, eq(binaryutil.BigEndian.PutUint16(p.First))...)
 	}

@@ -80,7 +80,7 @@ func pair(t *testing.T, id string) reconciler.State {
 		Firewall: reconciler.Firewall{
 			Sets: [][]netip.Prefix{{prefix(thereAddr + "/32"), prefix(thereAddr6 + "/128")}},
 			Rules: []reconciler.Rule{
-				{ID: "in/0", Hook: reconciler.Input, From: []int{0}, Ports: []reconciler.Port{{Protocol: 6, First: 5432, Last: 5432}}},
+				{ID: "in/0", Hook: reconciler.Input, From: []int{0}, Ports: []reconciler.Port{{Protocol: 6, First: 5432, Last: 5432}, {Protocol: 17, First: 5432, Last: 5432}}},
 				{ID: "out/0", Hook: reconciler.Output, To: []int{0}, Ports: []reconciler.Port{{Protocol: 6, First: 80, Last: 89}}},
 			},
 		},
@@ -152,18 +152,23 @@ func TestHostTraffic(t *testing.T) {
 	for _, c := range counters {
 		seen[c.ID] = c.Packets
 	}
-	for _, id := range []string{"in/0", "out/0", "drop input", "drop output", "replies"} {
+	for _, id := range []string{"in/0", "out/0", "drop input", "drop output"} {
 		if seen[id] == 0 {
 			t.Errorf("counter %q saw nothing: %v", id, counters)
 		}
 	}
 
+	stream := udpStream(t, far)
+
 	// A rule that is withdrawn ends the flows it let through, and one that is given lets them in.
 	s := pair(t, "other port")
-	s.Firewall.Rules[0].Ports[0] = reconciler.Port{Protocol: 6, First: 5433, Last: 5433}
+	s.Firewall.Rules[0].Ports = []reconciler.Port{{Protocol: 6, First: 5433, Last: 5433}}
 	e.mustApply(t, s)
 	if err := talk(c, never); err == nil {
 		t.Error("a flow goes on after its rule was withdrawn")
+	}
+	if stream(never) {
+		t.Error("a stream of replies goes on after its rule was withdrawn")
 	}
 	c2, err := far.dial(net.JoinHostPort(hereAddr, "5433"), soon)
 	must(t, err)
@@ -176,6 +181,38 @@ func TestHostTraffic(t *testing.T) {
 	if err := talk(c2, never); err == nil {
 		t.Error("a peer goes on after it was removed")
 	}
+}
+
+// udpStream opens a UDP flow from the remote to port 5432 here and gives a function that sends an unasked reply to it and
+// reports whether it arrived.
+func udpStream(t *testing.T, far *remote) func(time.Duration) bool {
+	t.Helper()
+	server, err := net.ListenPacket("udp", net.JoinHostPort(hereAddr, "5432"))
+	must(t, err)
+	t.Cleanup(func() { _ = server.Close() })
+	var client net.Conn
+	must(t, far.do(func() (err error) { client, err = net.Dial("udp", net.JoinHostPort(hereAddr, "5432")); return err }))
+	t.Cleanup(func() { _ = client.Close() })
+	_, err = client.Write([]byte("begin"))
+	must(t, err)
+	b := make([]byte, 16)
+	must(t, server.SetReadDeadline(time.Now().Add(soon)))
+	_, from, err := server.ReadFrom(b)
+	if err != nil {
+		t.Fatalf("the allowed UDP flow does not pass: %v", err)
+	}
+	send := func(wait time.Duration) bool {
+		if _, err := server.WriteTo([]byte("more"), from); err != nil {
+			return false // refused on the way out
+		}
+		_ = client.SetReadDeadline(time.Now().Add(wait))
+		_, err := client.Read(b)
+		return err == nil
+	}
+	if !send(soon) {
+		t.Fatal("replies do not pass")
+	}
+	return send
 }
 
 func TestHostForward(t *testing.T) {
