@@ -36,9 +36,12 @@ type Controller struct {
 	Dir, CAFile string
 	// Key signs manifests and timestamps.
 	Key signer.PrivateKey
+	// Front, if set, is what agents are told instead of URL: something that stands between them and the controller.
+	Front string
 
-	fleet *Fleet
-	addr  netip.Addr
+	binary string
+	serves []*Fleet // the networks, the first of which made the host
+	addr   netip.Addr
 }
 
 const apiPort = 8443
@@ -52,15 +55,9 @@ func (f *Fleet) newController(ctx context.Context) (*Controller, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &Controller{Host: host, Dir: host.Dir(), fleet: f, addr: nic.Addr4()}
+	c := &Controller{Host: host, Dir: host.Dir(), binary: f.opt.Binaries.Controller, serves: []*Fleet{f}, addr: nic.Addr4()}
 	if c.Key, err = keyfile.NewEd25519(filepath.Join(c.Dir, "manifest.key"), rand.Reader); err != nil {
 		return nil, err
-	}
-	if f.opt.Witness {
-		f.WitnessKeyFile = filepath.Join(f.dir, "witness.key")
-		if _, err = keyfile.NewEd25519(f.WitnessKeyFile, rand.Reader); err != nil {
-			return nil, err
-		}
 	}
 	c.CAFile = filepath.Join(c.Dir, "tls.crt")
 	return c, certificate(c.CAFile, filepath.Join(c.Dir, "tls.key"), nic)
@@ -73,17 +70,18 @@ func (c *Controller) URL() string {
 
 // config is the text of the configuration file.
 func (c *Controller) config(port uint16) string {
-	f := c.fleet
-	return fmt.Sprintf(`storage: %s/storage
+	text := fmt.Sprintf(`storage: %s/storage
 listen:
   api: ":%d"
   metrics: 127.0.0.1:9464
-  admin: %s/admin.sock
+  admin: %s
 tls:
   certFile: tls.crt
   keyFile: tls.key
 networks:
-  - name: %s
+`, c.Dir, port, c.adminSocket())
+	for _, f := range c.serves {
+		text += fmt.Sprintf(`  - name: %s
     repository:
       url: %s
       branch: %s
@@ -93,8 +91,12 @@ networks:
       timestampFiles: [manifest.key]
     poll:
       interval: %s
-`, c.Dir, port, c.Dir, f.Network, f.Remote, branch, f.Pin, f.opt.Poll)
+`, f.Network, f.Remote, branch, f.Pin, f.opt.Poll)
+	}
+	return text
 }
+
+func (c *Controller) adminSocket() string { return filepath.Join(c.Dir, "admin.sock") }
 
 // Start writes the configuration and starts the controller; it is up when it accepts connections.
 func (c *Controller) Start(ctx context.Context) error { return c.start(ctx, apiPort) }
@@ -104,7 +106,7 @@ func (c *Controller) start(ctx context.Context, port uint16) error {
 	if err := os.WriteFile(path, []byte(c.config(port)), 0o600); err != nil {
 		return err
 	}
-	p, err := c.Host.Start(ctx, lab.Command{Argv: []string{c.fleet.opt.Binaries.Controller, "--config", path}, Name: "controller"})
+	p, err := c.Host.Start(ctx, lab.Command{Argv: []string{c.binary, "--config", path}, Name: "controller"})
 	if err != nil {
 		return err
 	}
@@ -123,6 +125,7 @@ func (f *Fleet) firstRoot() (document, envelope string, err error) {
 		Manifest:    spec.Role{Keys: []string{"controller"}},
 		Timestamp:   spec.Role{Keys: []string{"controller"}},
 		Appliers:    spec.Role{Keys: []string{"ada"}},
+		Validity:    f.opt.Validity,
 	}}
 	if f.opt.Witness {
 		key, err := keyfile.LoadEd25519(f.WitnessKeyFile)

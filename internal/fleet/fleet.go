@@ -18,9 +18,11 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"golang.org/x/crypto/ssh"
@@ -52,6 +54,10 @@ type Options struct {
 	Routes map[string][]netip.Prefix
 	// Wide makes the internet IPv6 as well as IPv4.
 	Wide bool
+	// Validity is how long signatures live. Default: that of the language.
+	Validity spec.Validity
+	// Beside puts the network onto the controller and the internet of another fleet, which must be of another network.
+	Beside *Fleet
 }
 
 // Fleet is the network. Its methods are for one goroutine.
@@ -87,28 +93,45 @@ func New(ctx context.Context, opt Options, files map[string]string) (*Fleet, err
 	if opt.Poll == 0 {
 		opt.Poll = time.Second
 	}
-	f := &Fleet{Lab: opt.Lab, Network: opt.Network, Nodes: map[string]*Node{}, opt: opt, dir: filepath.Join(opt.Lab.Dir(), "fleet")}
-	prefixes := []netip.Prefix{netip.MustParsePrefix("203.0.113.0/24")}
-	if opt.Wide {
-		prefixes = append(prefixes, netip.MustParsePrefix("2001:db8::/64"))
-	}
-	var err error
-	if f.Internet, err = opt.Lab.Switch("internet", prefixes...); err != nil {
-		return nil, err
-	}
+	f := &Fleet{Lab: opt.Lab, Network: opt.Network, Nodes: map[string]*Node{}, opt: opt, dir: filepath.Join(opt.Lab.Dir(), "fleet-"+opt.Network)}
 	if err := os.MkdirAll(f.dir, 0o700); err != nil {
 		return nil, err
 	}
+	var err error
 	if f.Maintainer, f.MaintainerFile, err = newSSHKey(filepath.Join(f.dir, "maintainer")); err != nil {
 		return nil, err
 	}
-	if f.Controller, err = f.newController(ctx); err != nil {
+	if opt.Witness {
+		f.WitnessKeyFile = filepath.Join(f.dir, "witness.key")
+		if _, err = keyfile.NewEd25519(f.WitnessKeyFile, rand.Reader); err != nil {
+			return nil, err
+		}
+	}
+	if err := f.place(ctx); err != nil {
 		return nil, err
 	}
 	if err := f.begin(files); err != nil {
 		return nil, err
 	}
 	return f, nil
+}
+
+// place makes the internet and the controller's host, or takes those of the fleet beside.
+func (f *Fleet) place(ctx context.Context) (err error) {
+	if beside := f.opt.Beside; beside != nil {
+		f.Internet, f.Controller = beside.Internet, beside.Controller
+		f.Controller.serves = append(f.Controller.serves, f)
+		return nil
+	}
+	prefixes := []netip.Prefix{netip.MustParsePrefix("203.0.113.0/24")}
+	if f.opt.Wide {
+		prefixes = append(prefixes, netip.MustParsePrefix("2001:db8::/64"))
+	}
+	if f.Internet, err = f.Lab.Switch("internet", prefixes...); err != nil {
+		return err
+	}
+	f.Controller, err = f.newController(ctx)
+	return err
 }
 
 // begin writes the first commit.
@@ -151,6 +174,10 @@ type NodeSpec struct {
 	Routes []netip.Prefix
 	// Hidden nodes publish no endpoint: peers learn it when the node speaks first.
 	Hidden bool
+	// V6 nodes publish the IPv6 endpoint of their host, others the IPv4 one.
+	V6 bool
+	// Keepalive is the node's, if not 0.
+	Keepalive time.Duration
 	// Host is where the agent runs. Default: a new host on the internet.
 	Host *lab.Host
 }
@@ -195,8 +222,8 @@ func (f *Fleet) AddNode(ctx context.Context, s NodeSpec) (*Node, error) {
 	n.PublicKey = wg.Public()
 	f.Nodes[s.Name] = n
 	port := uint16(51820)
-	for zone, addrs := range s.Zones {
-		if err := f.writeNode(n, zone, addrs, port); err != nil {
+	for _, zone := range slices.Sorted(maps.Keys(s.Zones)) {
+		if err := f.writeNode(n, zone, s.Zones[zone], port); err != nil {
 			return nil, err
 		}
 		port++ // one host needs a port for each of its zones
@@ -211,8 +238,12 @@ func (f *Fleet) writeNode(n *Node, zone string, addrs []netip.Addr, port uint16)
 	for _, p := range n.Spec.Routes {
 		doc.Spec.Routes = append(doc.Spec.Routes, spec.NodeRoute{Prefix: p})
 	}
-	if i := n.Host.Interfaces(); !n.Spec.Hidden && len(i) > 0 && i[0].Addr4().IsValid() {
-		doc.Spec.Endpoints = []string{netip.AddrPortFrom(i[0].Addr4(), port).String()}
+	if n.Spec.Keepalive != 0 {
+		keepalive := spec.Duration(n.Spec.Keepalive)
+		doc.Spec.Keepalive = &keepalive
+	}
+	if addr := n.underlay(); !n.Spec.Hidden && addr.IsValid() {
+		doc.Spec.Endpoints = []string{netip.AddrPortFrom(addr, port).String()}
 	}
 	text, err := spec.Marshal(doc)
 	if err != nil {
@@ -221,18 +252,44 @@ func (f *Fleet) writeNode(n *Node, zone string, addrs []netip.Addr, port uint16)
 	return f.Repo.Write(NodePath(zone, n.Spec.Name), string(text))
 }
 
+// underlay is the address at which peers may reach the node's host.
+func (n *Node) underlay() netip.Addr {
+	interfaces := n.Host.Interfaces()
+	switch {
+	case len(interfaces) == 0:
+		return netip.Addr{}
+	case n.Spec.V6:
+		return interfaces[0].Addr6()
+	}
+	return interfaces[0].Addr4()
+}
+
 // NodePath is where a node's document stands in the repository.
 func NodePath(zone, node string) string { return "nodes/" + zone + "/" + node + ".yaml" }
 
 // Start starts the node's agent; it is up when its status socket answers.
 func (n *Node) Start(ctx context.Context, extra ...string) error {
 	f := n.fleet
-	argv := []string{f.opt.Binaries.Agent, "--controller", f.Controller.URL(), "--ca-file", f.Controller.CAFile, "--network", f.Network,
+	url := f.Controller.Front
+	if url == "" {
+		url = f.Controller.URL()
+	}
+	argv := []string{f.opt.Binaries.Agent, "--controller", url, "--ca-file", f.Controller.CAFile, "--network", f.Network,
 		"--node", n.Spec.Name, "--root-digest", f.Pin.String(), "--state-dir", n.StateDir, "--log-level", "debug"}
-	for zone := range n.Spec.Zones {
+	for _, zone := range slices.Sorted(maps.Keys(n.Spec.Zones)) {
 		argv = append(argv, "--zone", zone)
 	}
 	p, err := n.Host.Start(ctx, lab.Command{Argv: append(argv, extra...), Name: "agent"})
+	if err != nil {
+		return err
+	}
+	n.Agent = p
+	return p.AwaitSocket(ctx, status.DefaultSocket)
+}
+
+// Restart starts the agent again, after its process has ended.
+func (n *Node) Restart(ctx context.Context) error {
+	p, err := n.Agent.Restart(ctx)
 	if err != nil {
 		return err
 	}

@@ -172,3 +172,21 @@ func newSSHKey(path string) (ssh.Signer, string, error) {
 	key, err := ssh.NewSignerFromKey(private)
 	return key, path, err
 }
+
+// Parent is the first parent of a commit.
+func (r *Repo) Parent(commit string) (string, error) {
+	c, err := r.git.CommitObject(plumbing.NewHash(commit))
+	if err != nil {
+		return "", err
+	}
+	if len(c.ParentHashes) == 0 {
+		return "", fmt.Errorf("commit %s has no parent", commit)
+	}
+	return c.ParentHashes[0].String(), nil
+}
+
+// Read gives a file of the working tree.
+func (r *Repo) Read(path string) (string, error) {
+	b, err := os.ReadFile(filepath.Join(r.Dir, filepath.FromSlash(path)))
+	return string(b), err
+}
