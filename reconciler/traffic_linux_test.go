@@ -75,7 +75,7 @@ func pair(t *testing.T, id string) reconciler.State {
 		Interface: reconciler.Interface{Name: testName, PrivateKey: privateKey(1), ListenPort: 51820, MTU: 1420},
 		Addresses: []netip.Prefix{prefix(hereAddr + "/32"), prefix(hereAddr6 + "/128")},
 		Routes:    []reconciler.Route{{Prefix: prefix("10.1.0.0/24")}, {Prefix: prefix("fd00:1::/64")}},
-		Peers: []reconciler.Peer{{Name: "remote", PublicKey: pub, Endpoint: addrPort("127.0.0.1:51821"),
+		Peers: []reconciler.Peer{{Name: "remote", PublicKey: pub, Endpoint: addrPort("127.0.0.1:51821"), Keepalive: time.Second,
 			AllowedIPs: []netip.Prefix{prefix(thereAddr + "/32"), prefix(thereAddr6 + "/128")}}},
 		Firewall: reconciler.Firewall{
 			Sets: [][]netip.Prefix{{prefix(thereAddr + "/32"), prefix(thereAddr6 + "/128")}},
@@ -386,7 +386,7 @@ func dieAt(t *testing.T, at string) {
 			select {}
 		}
 	}
-	e.SetSteps(die, die)
+	e.SetSteps(die, nil) // after a step is before the next one
 	e.mustApply(t, differentState("next"))
 	e.SetSteps(nil, nil)
 	if _, err := e.Down(t.Context()); err != nil {
