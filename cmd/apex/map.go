@@ -15,7 +15,7 @@ import (
 
 func newMap(s cli.Streams) *cobra.Command {
 	c := &cobra.Command{Use: "map", Short: "Look at what nodes are told, and check what a controller serves"}
-	c.AddCommand(newMapShow(s))
+	c.AddCommand(newMapShow(s), newMapVerify(s))
 	return c
 }
 

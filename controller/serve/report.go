@@ -115,6 +115,7 @@ func (z *zone) describe(snap *publish.Snapshot, state publish.State) protocol.Zo
 	out.Current = &protocol.Published{
 		Commit: m.Commit, Epoch: m.Epoch, Serial: m.Serial, Manifest: snap.Digest, Views: m.Views, Published: snap.Published.UTC(),
 		Expires: time.Unix(m.Expires, 0).UTC(), TimestampExpires: time.Unix(snap.Stamp.Expires, 0).UTC(),
+		Envelope: snap.Envelope,
 	}
 	for i := range snap.Nodes {
 		out.Nodes = append(out.Nodes, z.entry(&snap.Nodes[i], snap))

@@ -147,6 +147,8 @@ type Published struct {
 	Expires   time.Time      `json:"expires"`
 	// TimestampExpires is the end of the newest timestamp.
 	TimestampExpires time.Time `json:"timestampExpires"`
+	// Envelope is the signed manifest: what `apex map verify` compares its own compile with.
+	Envelope []byte `json:"envelope,omitempty"`
 }
 
 // PendingStatus describes a generation that too few have signed.

@@ -1,0 +1,97 @@
+package main
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/url"
+
+	"github.com/spf13/cobra"
+
+	"github.com/apex-network/apex/agent/fetch"
+	"github.com/apex-network/apex/controller/gitsource"
+	"github.com/apex-network/apex/controller/witness"
+	"github.com/apex-network/apex/internal/cli"
+	"github.com/apex-network/apex/internal/keyfile"
+)
+
+// witnessFlags configure a witness.
+type witnessFlags struct {
+	controller, caFile, tlsPin string
+	network, pin, key, state   string
+	remote                     gitsource.Remote
+}
+
+func newWitness(s cli.Streams) *cobra.Command {
+	var f witnessFlags
+	c := &cobra.Command{
+		Use:   "witness",
+		Short: "Recompile every generation from an own clone, and co-sign it if it is right",
+		Long: `Witness is the second party of a manifest threshold of 2. It clones the repository by itself, judges the commits, compiles
+what the controller wants to publish, and signs only if not a byte differs. Run it on another machine than the
+controller, with another way to the repository. It needs no open port and runs until it is stopped.
+
+Make its key with apex-controller keygen and name it as --witness in apex trust init.`,
+		Example: "  apex witness --controller https://apex.example.com --network acme --root-digest … --repository https://git.example.com/acme.git --key witness.key",
+		Args:    cobra.NoArgs,
+		RunE:    func(c *cobra.Command, _ []string) error { return runWitness(c.Context(), s, f) },
+	}
+	c.Flags().StringVar(&f.controller, "controller", "", "base URL of the controller")
+	c.Flags().StringVar(&f.caFile, "ca-file", "", "certificate authorities to trust instead of the system's, PEM")
+	c.Flags().StringVar(&f.tlsPin, "tls-pin", "", "SHA-256 of the controller's public key, hex")
+	c.Flags().StringVar(&f.network, "network", "", "network name")
+	c.Flags().StringVar(&f.pin, "root-digest", "", "digest of the first trust root, hex")
+	c.Flags().StringVar(&f.key, "key", "", "witness key file, mode 0600")
+	c.Flags().StringVar(&f.state, "state-dir", "/var/lib/apex-witness", "folder for the clone and what was signed last")
+	c.Flags().StringVar(&f.remote.URL, "repository", "", "repository: a path, file://, https:// or ssh:// URL")
+	c.Flags().StringVar(&f.remote.Branch, "branch", "main", "branch that counts")
+	c.Flags().StringVar(&f.remote.Username, "username", "", "user name for the repository over HTTP")
+	c.Flags().StringVar(&f.remote.PasswordFile, "password-file", "", "password or token for the repository over HTTP")
+	c.Flags().StringVar(&f.remote.CAFile, "repository-ca-file", "", "certificate authorities of the repository, PEM")
+	c.Flags().StringVar(&f.remote.SSHKeyFile, "ssh-key", "", "private key for the repository over SSH, mode 0600")
+	c.Flags().StringVar(&f.remote.SSHKnownHostsFile, "known-hosts", "", "known_hosts file for the repository over SSH")
+	return c
+}
+
+func runWitness(ctx context.Context, s cli.Streams, f witnessFlags) error {
+	cfg, err := f.config(s)
+	if err != nil {
+		return cli.WithCode(cli.Invalid, err)
+	}
+	if err := witness.Run(ctx, cfg); err != nil && !errors.Is(err, context.Canceled) {
+		return err
+	}
+	return nil
+}
+
+func (f witnessFlags) config(s cli.Streams) (witness.Config, error) {
+	cfg := witness.Config{Network: f.network, Remote: f.remote, Dir: f.state, Logger: slog.New(slog.NewTextHandler(s.Err, nil))}
+	for flag, value := range map[string]string{"controller": f.controller, "network": f.network, "root-digest": f.pin, "key": f.key, "repository": f.remote.URL} {
+		if value == "" {
+			return cfg, fmt.Errorf("--%s is missing", flag)
+		}
+	}
+	var err error
+	if cfg.Controller, err = url.Parse(f.controller); err != nil {
+		return cfg, fmt.Errorf("--controller: %w", err)
+	}
+	if err := cfg.TrustRoot.UnmarshalText([]byte(f.pin)); err != nil {
+		return cfg, fmt.Errorf("--root-digest: %w", err)
+	}
+	pin, err := hex.DecodeString(f.tlsPin)
+	if err != nil {
+		return cfg, fmt.Errorf("--tls-pin: %w", err)
+	}
+	transport, err := fetch.NewTransport(fetch.TLS{CAFile: f.caFile, SPKI: pin})
+	if err != nil {
+		return cfg, err
+	}
+	// The controller holds a question open until there is something to sign.
+	transport.ResponseHeaderTimeout = 0
+	cfg.Client = &http.Client{Transport: transport}
+	cfg.Key, err = keyfile.LoadEd25519(f.key)
+	return cfg, err
+}
