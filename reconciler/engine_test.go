@@ -72,6 +72,22 @@ func state(id string, n int) reconciler.State {
 	return s
 }
 
+// eventually waits for a condition.
+func eventually(t testing.TB, what string, f func() error) {
+	t.Helper()
+	deadline := time.Now().Add(20 * time.Second)
+	for {
+		err := f()
+		if err == nil {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%s: %v", what, err)
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+}
+
 type fixture struct {
 	*reconciler.Engine
 	host *twin.Host

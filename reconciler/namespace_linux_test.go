@@ -224,22 +224,6 @@ func talk(c net.Conn, timeout time.Duration) error {
 	return err
 }
 
-// eventually waits for a condition.
-func eventually(t testing.TB, what string, f func() error) {
-	t.Helper()
-	deadline := time.Now().Add(20 * time.Second)
-	for {
-		err := f()
-		if err == nil {
-			return
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("%s: %v", what, err)
-		}
-		time.Sleep(20 * time.Millisecond)
-	}
-}
-
 // hostEngine is an engine with the real backends of the namespace.
 type hostEngine struct {
 	*reconciler.Engine
