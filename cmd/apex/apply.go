@@ -63,9 +63,11 @@ func apply(ctx context.Context, s cli.Streams, dir, pin string, f remoteFlags, w
 	}
 	fmt.Fprintf(s.Err, "controller took %.12s\n", commit)
 	for _, z := range result.Zones {
+		published := "nothing published yet"
 		if z.Current != nil {
-			fmt.Fprintf(s.Err, "  zone %s: generation %d.%d%s\n", z.Zone, z.Current.Epoch, z.Current.Serial, zoneNote(z))
+			published = fmt.Sprintf("generation %d.%d", z.Current.Epoch, z.Current.Serial)
 		}
+		fmt.Fprintf(s.Err, "  zone %s: %s%s\n", z.Zone, published, zoneNote(z))
 	}
 	if !wait {
 		return nil

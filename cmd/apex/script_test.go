@@ -1,15 +1,60 @@
 package main
 
 import (
+	"errors"
+	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"regexp"
 	"testing"
+	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
 )
 
 func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){"apex": main})
+}
+
+// buildController compiles apex-controller, which scripts find in their PATH.
+func buildController(t *testing.T) (folder string) {
+	t.Helper()
+	folder = t.TempDir()
+	build := exec.Command("go", "build", "-o", folder, "../apex-controller")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("build apex-controller: %v\n%s", err, out)
+	}
+	return folder
+}
+
+// freePort finds a TCP port of loopback that nobody uses.
+func freePort() (string, error) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", err
+	}
+	_, port, err := net.SplitHostPort(l.Addr().String())
+	return port, errors.Join(err, l.Close())
+}
+
+// await is the script command `await REGEXP PROGRAM [ARG...]`: it runs the program until what it prints to stdout matches.
+func await(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: await REGEXP PROGRAM [ARG...]")
+	}
+	want, err := regexp.Compile("(?m)" + args[0])
+	ts.Check(err)
+	const limit = 30 * time.Second
+	for deadline := time.Now().Add(limit); ; {
+		err := ts.Exec(args[1], args[2:]...)
+		if err == nil && want.MatchString(ts.ReadFile("stdout")) {
+			return
+		}
+		if time.Now().After(deadline) {
+			ts.Fatalf("not within %s: %s\n%s\n%s", limit, args[0], ts.ReadFile("stdout"), ts.ReadFile("stderr"))
+		}
+	}
 }
 
 // TestScripts runs the command line as a person would: each script in testdata/script is a session with the real
@@ -19,13 +64,22 @@ func TestScripts(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	controller := buildController(t)
 	testscript.Run(t, testscript.Params{
-		Dir: "testdata/script",
+		Dir:  "testdata/script",
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){"await": await},
 		Setup: func(e *testscript.Env) error {
 			home := filepath.Join(e.WorkDir, "home")
 			e.Setenv("HOME", home)
 			e.Setenv("EXAMPLES", examples)
 			e.Setenv("SSH_AUTH_SOCK", "")
+			e.Setenv("PATH", controller+string(filepath.ListSeparator)+e.Getenv("PATH"))
+			port, err := freePort()
+			if err != nil {
+				return err
+			}
+			e.Setenv("PORT", port)
+			e.Setenv("URL", "https://127.0.0.1:"+port)
 			e.Setenv("GIT_CONFIG_NOSYSTEM", "1")
 			e.Setenv("GIT_CONFIG_GLOBAL", filepath.Join(home, ".gitconfig"))
 			if err := os.MkdirAll(home, 0o700); err != nil {

@@ -110,7 +110,7 @@ func (p *Publisher) openZone(name string) (*Zone, error) {
 		}
 		g, err := load(filepath.Join(z.dir, m.file()), old)
 		if err != nil {
-			p.opts.Logger.Error("generation left out", "network", p.opts.Network, "zone", name, "error", err)
+			p.opts.Logger.Error("generation left out", "zone", name, "error", err)
 			continue
 		}
 		kept = append([]*Generation{g}, kept...)
@@ -250,7 +250,7 @@ func (p *Publisher) propose(ctx context.Context, z *Zone, body content, manifest
 		return err
 	}
 	if err := p.ledger.write(ctx, z.Name, entry{next.epoch, next.serial, peermap.DigestOf(payload)}); err != nil {
-		p.opts.Logger.Warn("serial not in the ledger", "network", p.opts.Network, "zone", z.Name, "error", err)
+		p.opts.Logger.Warn("serial not in the ledger", "zone", z.Name, "error", err)
 	}
 	z.high = next
 	g := &Generation{Manifest: m, Digest: peermap.DigestOf(payload), content: body}
@@ -289,12 +289,12 @@ func (p *Publisher) settle(z *Zone, w *waiting) error {
 	kept := append([]*Generation{g}, z.keptGenerations()...)
 	for _, old := range kept[min(len(kept), p.opts.Keep):] {
 		if err := removeIfThere(filepath.Join(z.dir, old.mark().file())); err != nil {
-			p.opts.Logger.Warn("old generation not removed", "network", p.opts.Network, "zone", z.Name, "error", err)
+			p.opts.Logger.Warn("old generation not removed", "zone", z.Name, "error", err)
 		}
 	}
 	z.install(kept[:min(len(kept), p.opts.Keep)], stamp)
 	z.setPending(nil)
-	p.opts.Logger.Info("published", "network", p.opts.Network, "zone", z.Name, "epoch", g.Manifest.Epoch,
+	p.opts.Logger.Info("published", "zone", z.Name, "epoch", g.Manifest.Epoch,
 		"serial", g.Manifest.Serial, "commit", g.Manifest.Commit, "nodes", len(g.Nodes))
 	return nil
 }
