@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"path/filepath"
+	"runtime/debug"
 	"sync"
 	"time"
 
@@ -67,6 +68,8 @@ type Times struct {
 	RootWalk time.Duration
 	// ReportMin and ReportMax bound the pause between two status reports. 5 s, 5 min.
 	ReportMin, ReportMax time.Duration
+	// Tidy is how often memory that a change has left behind is given back to the system. 1 min.
+	Tidy time.Duration
 	// AlarmHold is how long TrustAlarm stays up after the last reason for it. 15 min.
 	AlarmHold time.Duration
 }
@@ -86,6 +89,7 @@ func (t Times) withDefaults() Times {
 	set(&t.RootWalk, time.Hour)
 	set(&t.ReportMin, 5*time.Second)
 	set(&t.ReportMax, 5*time.Minute)
+	set(&t.Tidy, time.Minute)
 	set(&t.AlarmHold, 15*time.Minute)
 	return t
 }
@@ -163,6 +167,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	for _, z := range a.zones {
 		group.Go(func() { z.run(ctx) })
 	}
+	group.Go(func() { a.tidyLoop(ctx) })
 	select {
 	case <-ctx.Done():
 		err = nil
@@ -171,6 +176,22 @@ func (a *Agent) Run(ctx context.Context) error {
 	cancel()
 	group.Wait()
 	return err
+}
+
+// tidyLoop gives memory back to the system once a change is over: assembling a large map takes several times what the
+// agent keeps of it. It runs apart from the change, so that it delays none.
+func (a *Agent) tidyLoop(ctx context.Context) {
+	var seen uint64
+	for sleep(ctx, a.opt.Times.Tidy) {
+		var sum uint64
+		for _, z := range a.zones {
+			z.standing.count(func(c *status.Counters) { sum += c.Applied + c.RolledBack })
+		}
+		if sum != seen {
+			seen = sum
+			debug.FreeOSMemory()
+		}
+	}
 }
 
 // Down removes everything of ours from the host, zone by zone, and nothing else. The agent must not be running. Trust

@@ -43,14 +43,15 @@ func (s *still) Stats() reconciler.Stats                                    { re
 
 const memoryEnv = "APEX_MEMORY_TEST"
 
-// TestMemory measures the resident memory of an agent process of its own, with a thousand and ten thousand peers, after a
-// cold start over HTTP and after a change.
+// TestMemory measures an agent process of its own, with a thousand and ten thousand peers, after a cold start over HTTP and
+// after a change. The limits are on what the process has for itself (RssAnon); the rest of its resident memory is the
+// program's text, which it shares with the page cache, and which is the test's here and not the command's.
 func TestMemory(t *testing.T) {
 	if spec := os.Getenv(memoryEnv); spec != "" {
 		memoryChild(t, strings.Split(spec, " "))
 		return
 	}
-	for _, row := range []struct{ peers, limit int }{{1_000, 15}, {10_000, 25}} {
+	for _, row := range []struct{ peers, limit int }{{1_000, 6}, {10_000, 13}} {
 		w := newWorld(t)
 		for i := range row.peers - 2 {
 			w.nodes = append(w.nodes, w.network.NewNode(fmt.Sprintf("node-%05d", i), 10+i))
@@ -80,9 +81,9 @@ func TestMemory(t *testing.T) {
 		if err := child.Wait(); err != nil {
 			t.Errorf("child: %v", err)
 		}
-		t.Logf("%d peers: %.1f MB resident after a cold start, %.1f MB after a change (limit %d MB)", row.peers, cold, warm, row.limit)
-		if !raceEnabled && (cold > float64(row.limit) || warm > float64(row.limit)) {
-			t.Errorf("%d peers: %.1f and %.1f MB resident, limit %d MB", row.peers, cold, warm, row.limit)
+		t.Logf("%d peers: %.1f MB after a cold start, %.1f MB after a change (limit %d MB)", row.peers, cold, warm, row.limit)
+		if !raceEnabled && max(cold, warm) > float64(row.limit) {
+			t.Errorf("%d peers: %.1f and %.1f MB, limit %d MB", row.peers, cold, warm, row.limit)
 		}
 	}
 }
@@ -144,7 +145,7 @@ func residentKB(t *testing.T) int {
 		t.Fatal(err)
 	}
 	for _, line := range strings.Split(string(data), "\n") {
-		if rest, ok := strings.CutPrefix(line, "VmRSS:"); ok {
+		if rest, ok := strings.CutPrefix(line, "RssAnon:"); ok {
 			kb, err := strconv.Atoi(strings.TrimSpace(strings.TrimSuffix(strings.TrimSpace(rest), "kB")))
 			if err != nil {
 				t.Fatal(err)
@@ -152,6 +153,6 @@ func residentKB(t *testing.T) int {
 			return kb
 		}
 	}
-	t.Fatal("no VmRSS")
+	t.Fatal("no RssAnon")
 	return 0
 }

@@ -67,9 +67,11 @@ type Options struct {
 type Follower struct {
 	opt Options
 
-	// step is held for the length of Sync and Update, so that Prune does not take away what a step has just stored.
-	step sync.Mutex
-	full atomic.Uint64
+	// step is held for the length of Sync, Update and Timestamp, so that Prune does not take away what a step has just
+	// stored. It guards unsaved: a timestamp was accepted that is not on disk yet, because the step may go on to commit.
+	step    sync.Mutex
+	unsaved bool
+	full    atomic.Uint64
 
 	mu      sync.Mutex
 	current Trusted
@@ -165,6 +167,7 @@ func (f *Follower) Prune(others ...Trusted) error {
 
 // commit makes t what is trusted: first on disk, then in memory.
 func (f *Follower) commit(t Trusted) error {
+	f.unsaved = false
 	if err := f.opt.Cache.Save(Record, t); err != nil {
 		return fmt.Errorf("%w: what was verified is not used: %w", ErrStore, err)
 	}
@@ -177,14 +180,15 @@ func (f *Follower) commit(t Trusted) error {
 func (f *Follower) Sync(ctx context.Context) (changed bool, err error) {
 	f.step.Lock()
 	defer f.step.Unlock()
-	if err := f.Roots(ctx); err != nil {
+	defer func() { err = errors.Join(err, f.save()) }()
+	if err := f.roots(ctx); err != nil {
 		return false, err
 	}
 	stamp, err := f.opt.Source.Timestamp(ctx)
 	if err != nil {
 		return false, err
 	}
-	if err := f.Timestamp(ctx, stamp); err != nil {
+	if err := f.timestamp(ctx, stamp); err != nil {
 		return false, err
 	}
 	t := f.Current()
@@ -210,6 +214,12 @@ func (f *Follower) Sync(ctx context.Context) (changed bool, err error) {
 
 // Roots walks along the trust roots as far as the controller has them.
 func (f *Follower) Roots(ctx context.Context) error {
+	f.step.Lock()
+	defer f.step.Unlock()
+	return f.roots(ctx)
+}
+
+func (f *Follower) roots(ctx context.Context) error {
 	t := f.Current()
 	if t.State.RootVersion() == 0 {
 		return f.firstRoot(ctx)
@@ -270,6 +280,12 @@ func (f *Follower) firstRoot(ctx context.Context) error {
 
 // Timestamp takes a timestamp envelope. One that an unknown or newer key signed makes it look for newer roots first.
 func (f *Follower) Timestamp(ctx context.Context, envelope []byte) error {
+	f.step.Lock()
+	defer f.step.Unlock()
+	return errors.Join(f.timestamp(ctx, envelope), f.save())
+}
+
+func (f *Follower) timestamp(ctx context.Context, envelope []byte) error {
 	t := f.Current()
 	state, err := f.retry(ctx, func() (signer.State, error) {
 		t = f.Current()
@@ -282,7 +298,17 @@ func (f *Follower) Timestamp(ctx context.Context, envelope []byte) error {
 		return err
 	}
 	t.State = state
-	return f.commit(t)
+	f.set(t)
+	f.unsaved = true
+	return nil
+}
+
+// save writes what a step has accepted and not committed.
+func (f *Follower) save() error {
+	if !f.unsaved {
+		return nil
+	}
+	return f.commit(f.Current())
 }
 
 // manifest verifies a manifest envelope against what is trusted; nothing is committed.
@@ -303,7 +329,7 @@ func (f *Follower) retry(ctx context.Context, step func() (signer.State, error))
 		return state, err
 	}
 	before := f.Current().State.RootVersion()
-	if rootErr := f.Roots(ctx); rootErr != nil {
+	if rootErr := f.roots(ctx); rootErr != nil {
 		return state, errors.Join(err, rootErr)
 	}
 	if f.Current().State.RootVersion() == before {
@@ -316,12 +342,13 @@ func (f *Follower) retry(ctx context.Context, step func() (signer.State, error))
 func (f *Follower) Update(ctx context.Context, u *protocol.Update) (changed bool, err error) {
 	f.step.Lock()
 	defer f.step.Unlock()
+	defer func() { err = errors.Join(err, f.save()) }()
 	if u.RootVersion > f.Current().State.RootVersion() {
-		if err := f.Roots(ctx); err != nil {
+		if err := f.roots(ctx); err != nil {
 			return false, err
 		}
 	}
-	if err := f.Timestamp(ctx, u.Timestamp); err != nil {
+	if err := f.timestamp(ctx, u.Timestamp); err != nil {
 		return false, err
 	}
 	next, err := f.manifest(ctx, u.Manifest)
