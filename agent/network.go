@@ -163,6 +163,9 @@ func (z *zone) networkFailed(err error) {
 	switch {
 	case errors.Is(err, follow.ErrStore):
 		z.set(status.CacheDamaged, "WriteFailed", message)
+	case notReady(err):
+		z.client.Rotate()
+		z.set(status.Unreachable, "NotReady", message)
 	case errors.Is(err, fetch.ErrDenied):
 		z.client.Rotate()
 		z.set(status.NotMember, "ProofRefused", message)
@@ -188,6 +191,12 @@ func (z *zone) networkFailed(err error) {
 		z.standing.count(func(c *status.Counters) { c.Refused++ })
 		z.set(status.Refused, refusal(err), message)
 	}
+}
+
+// notReady says whether the controller is there but serves the network not yet.
+func notReady(err error) bool {
+	var problem *protocol.Problem
+	return errors.Is(err, follow.ErrNotReady) || errors.As(err, &problem) && problem.Code == protocol.CodeNotReady
 }
 
 // isAlarm says whether no honest controller can have caused the error.

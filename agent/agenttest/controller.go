@@ -175,27 +175,32 @@ func notFound(w http.ResponseWriter) {
 
 // proven demands a good proof by the node that the path or the proof names.
 func (c *Controller) proven(w http.ResponseWriter, r *http.Request, g *Generation) bool {
-	token, err := protocol.ParseToken(r.Header.Get(protocol.ProofHeader))
-	if err == nil {
-		err = fmt.Errorf("unknown node %q", token.Proof.Subject)
-		for _, node := range g.Zone.Nodes {
-			if node.Name != token.Proof.Subject || r.PathValue("node") != "" && r.PathValue("node") != node.Name {
-				continue
-			}
-			raw := node.Identity.Raw()
-			var body []byte
-			if r.Method == http.MethodPost {
-				body, err = protocol.ReadAll(r.Body, protocol.MaxStatusBytes)
-				r.Body = &replay{body: body}
-			}
-			err = token.Verify(raw, r.Method, r.URL.EscapedPath(), []string{r.Host}, body, c.now())
-		}
-	}
+	err := c.verify(r, g)
 	if err != nil {
 		protocol.NewProblem(http.StatusUnauthorized, protocol.CodeProof, err.Error()).Write(w)
 		return false
 	}
 	return true
+}
+
+func (c *Controller) verify(r *http.Request, g *Generation) error {
+	token, err := protocol.ParseToken(r.Header.Get(protocol.ProofHeader))
+	if err != nil {
+		return err
+	}
+	var body []byte
+	if r.Method == http.MethodPost {
+		if body, err = protocol.ReadAll(r.Body, protocol.MaxStatusBytes); err != nil {
+			return err
+		}
+		r.Body = &replay{body: body}
+	}
+	for _, node := range g.Zone.Nodes {
+		if node.Name == token.Proof.Subject && (r.PathValue("node") == "" || r.PathValue("node") == node.Name) {
+			return token.Verify(node.Identity.Raw(), r.Method, r.URL.EscapedPath(), []string{r.Host}, body, c.now())
+		}
+	}
+	return fmt.Errorf("unknown node %q", token.Proof.Subject)
 }
 
 func (c *Controller) root(w http.ResponseWriter, r *http.Request, g *Generation) {

@@ -350,17 +350,23 @@ func (c *Client) judge(resp *http.Response, a ask) error {
 		c.failed(a)
 		return fmt.Errorf("%w: it answered %s; redirects are not followed", ErrUnreachable, resp.Status)
 	}
-	problem := protocol.ReadProblem(resp)
+	err := protocol.ReadProblem(resp)
+	var problem *protocol.Problem
+	replayed := errors.As(err, &problem) && problem.Code == protocol.CodeReplay
 	switch {
+	case replayed, resp.StatusCode == http.StatusTooManyRequests:
+		// A connection that broke made the transport send one proof twice, or an older watch of ours still stands: the next
+		// attempt is another.
+		return fmt.Errorf("%w: %w", ErrUnreachable, err)
 	case resp.StatusCode == http.StatusNotFound:
-		return fmt.Errorf("%w: %w", ErrNotFound, problem)
+		return fmt.Errorf("%w: %w", ErrNotFound, err)
 	case resp.StatusCode == http.StatusUnauthorized, resp.StatusCode == http.StatusForbidden:
-		return fmt.Errorf("%w: %w", ErrDenied, problem)
+		return fmt.Errorf("%w: %w", ErrDenied, err)
 	case resp.StatusCode >= 500:
 		c.failed(a)
-		return fmt.Errorf("%w: %w", ErrUnreachable, problem)
+		return fmt.Errorf("%w: %w", ErrUnreachable, err)
 	}
-	return problem
+	return err
 }
 
 // readBody reads at most limit bytes, at no less than the least pace.

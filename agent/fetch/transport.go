@@ -24,7 +24,7 @@ type TLS struct {
 }
 
 // NewTransport makes the transport of a Client: HTTP/1.1, TLS 1.3 or 1.2, few kept connections, every step of
-// connecting bounded.
+// connecting bounded. How long an answer may take is for the Client to bound, because a watch may begin late.
 func NewTransport(trust TLS) (*http.Transport, error) {
 	config := &tls.Config{MinVersion: tls.VersionTLS12}
 	if trust.CAFile != "" {
@@ -51,7 +51,6 @@ func NewTransport(trust TLS) (*http.Transport, error) {
 		DialContext:            dialer.DialContext,
 		TLSClientConfig:        config,
 		TLSHandshakeTimeout:    10 * time.Second,
-		ResponseHeaderTimeout:  15 * time.Second,
 		IdleConnTimeout:        30 * time.Second,
 		MaxIdleConns:           2,
 		MaxIdleConnsPerHost:    1,

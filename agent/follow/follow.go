@@ -31,6 +31,8 @@ import (
 var (
 	// ErrNoPinnedRoot: the controller serves no trust root with the pinned digest.
 	ErrNoPinnedRoot = errors.New("no served trust root has the pinned digest")
+	// ErrNotReady: the controller serves no trust root at all: it has not taken up the network yet, or does not know it.
+	ErrNotReady = errors.New("the controller serves no trust root yet")
 	// ErrStore: the state folder cannot be written.
 	ErrStore = errors.New("the state folder cannot be written")
 	// ErrTooManyRoots: a walk along the trust roots does not end.
@@ -257,6 +259,9 @@ func (f *Follower) firstRoot(ctx context.Context) error {
 	t := f.Current()
 	for version := uint64(1); version <= maxRootWalk; version++ {
 		envelope, err := f.opt.Source.Root(ctx, version)
+		if errors.Is(err, fetch.ErrNotFound) && version == 1 {
+			return fmt.Errorf("%w: check that it has network %q, and that the URL leads to it: %w", ErrNotReady, f.opt.Network, err)
+		}
 		if errors.Is(err, fetch.ErrNotFound) {
 			return fmt.Errorf("%w: pinned is %s, the controller has versions below %d; compare rootDigest with `apex trust show`",
 				ErrNoPinnedRoot, f.opt.Pin, version)

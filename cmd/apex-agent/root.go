@@ -117,7 +117,7 @@ func run(ctx context.Context, c *cobra.Command, s cli.Streams, o *options) error
 	}
 	log.Info("apex-agent starts", "version", version)
 	err = a.Run(ctx)
-	log.Info("apex-agent ends; the host stays as it is")
+	log.Info("apex-agent ends; `apex-agent down` would take away what it made")
 	return errors.Join(err, backends.Close())
 }
 
