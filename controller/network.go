@@ -203,10 +203,18 @@ func (n *network) nextLook() time.Duration {
 		interval += rand.N(2*spread+1) - spread
 	}
 	if !n.expiry.IsZero() {
-		interval = min(interval, max(n.expiry.Sub(n.now()), 0)+time.Millisecond)
+		left := n.expiry.Sub(n.now()) + time.Millisecond
+		if left <= 0 {
+			left = overdue
+		}
+		interval = min(interval, left)
 	}
 	return interval
 }
+
+// overdue is the pause while a rule has ended and what is published still holds it: because the end came during the last
+// pass, or because that pass failed (nothing could be signed or stored), which is no reason to spin.
+const overdue = time.Second
 
 // maintain keeps signatures fresh.
 func (n *network) maintain(ctx context.Context) {
@@ -301,17 +309,12 @@ func (n *network) Describe(f *protocol.FleetStatus) {
 	}
 }
 
-// roots gives the signed trust root of a version. The chain begins with the pinned version.
+// roots gives the signed trust root of a version. They count from 1, the pinned one.
 func (n *network) roots(version uint64) ([]byte, bool) {
 	n.mu.RLock()
 	defer n.mu.RUnlock()
-	newest := n.publisher.Root()
-	if newest == nil || version > newest.Version {
+	if version == 0 || version > uint64(len(n.state.Chain)) {
 		return nil, false
 	}
-	back := newest.Version - version
-	if back >= uint64(len(n.state.Chain)) {
-		return nil, false
-	}
-	return n.state.Chain[uint64(len(n.state.Chain))-1-back], true
+	return n.state.Chain[version-1], true
 }

@@ -71,6 +71,12 @@ func (s *Server) getRoot(w http.ResponseWriter, r *http.Request) error {
 		return notFound()
 	}
 	root, ok := n.Roots(version)
+	if !ok && n.rootVersion() == 0 {
+		// 404 would say that the network has no such version, which nobody knows before a commit was accepted.
+		p := protocol.NewProblem(http.StatusServiceUnavailable, protocol.CodeNotReady, "no trust root has been verified yet")
+		p.RetryAfter = 1
+		return p
+	}
 	if !ok {
 		return notFound()
 	}

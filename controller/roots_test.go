@@ -1,0 +1,33 @@
+package controller
+
+import (
+	"testing"
+	"time"
+)
+
+// The chain grows before the publisher learns of the newest version, and answers are cached for ever: a version must be
+// that version at every moment.
+func TestRootsAreServedByTheirVersion(t *testing.T) {
+	n := &network{state: &state{Chain: [][]byte{[]byte("one"), []byte("two")}}}
+	for version, want := range map[uint64]string{0: "", 1: "one", 2: "two", 3: "", 1 << 63: ""} {
+		got, ok := n.roots(version)
+		if string(got) != want || ok != (want != "") {
+			t.Errorf("version %d is %q, want %q", version, got, want)
+		}
+	}
+}
+
+// A rule that has ended while nothing can be signed must not make the loop spin.
+func TestOverdueRuleIsNoReasonToSpin(t *testing.T) {
+	now := time.Unix(1_800_000_000, 0)
+	zero := 0
+	n := &network{now: func() time.Time { return now }, expiry: now.Add(-time.Hour)}
+	n.cfg.Poll.Interval, n.cfg.Poll.JitterPercent = 60e9, &zero
+	if got := n.nextLook(); got < time.Second {
+		t.Errorf("looks again after %s", got)
+	}
+	n.expiry = now.Add(300 * time.Millisecond)
+	if got := n.nextLook(); got < 300*time.Millisecond || got > 400*time.Millisecond {
+		t.Errorf("looks again after %s, the rule ends in 300 ms", got)
+	}
+}

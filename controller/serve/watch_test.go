@@ -1,0 +1,211 @@
+package serve_test
+
+import (
+	"bufio"
+	"bytes"
+	"io"
+	"net"
+	"net/http"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/apex-network/apex/internal/protocol"
+)
+
+// dial opens a watch and gives the response with its body.
+func (f *fixture) dial(node, encoding, query string) (net.Conn, *http.Response) {
+	f.tb.Helper()
+	conn, err := net.Dial("tcp", f.addr)
+	if err != nil {
+		f.tb.Fatal(err)
+	}
+	f.tb.Cleanup(func() { _ = conn.Close() })
+	if _, err := conn.Write(f.request(node, encoding, query)); err != nil {
+		f.tb.Fatal(err)
+	}
+	resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	if err != nil {
+		f.tb.Fatal(err)
+	}
+	return conn, resp
+}
+
+func TestClientThatDoesNotReadIsDroppedAndHoldsUpNobody(t *testing.T) {
+	f := newFixture(t, 200*time.Millisecond)
+	const n = 600
+	docs := f.nodes(n, 1)
+	docs["policy.yaml"] = rules("", [2]string{"", ""})
+	f.publish(docs)
+	dead, err := net.Dial("tcp", f.addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dead.Close()
+	if err := dead.(*net.TCPConn).SetReadBuffer(4 << 10); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := dead.Write(f.request(name(1), "identity", "")); err != nil {
+		t.Fatal(err)
+	}
+	_, resp := f.dial(name(0), "zstd", "")
+	r, err := protocol.NewWatchReader(resp.Body, resp.Header.Get("Content-Encoding"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	// Every peer changes in each round, so that the dead client's buffers fill. It has to be gone in the end.
+	for round := range 400 {
+		for i := range n {
+			docs[name(i)+".yaml"] = replacePort(f.node(i, 1), 2000+round)
+		}
+		f.publish(docs)
+		for {
+			m, err := r.Next()
+			if err != nil {
+				t.Fatalf("the live client, round %d: %v", round, err)
+			}
+			if m.Update != nil {
+				break
+			}
+		}
+		fleet, _ := f.server.Fleet("acme")
+		for _, e := range fleet.Zones[0].Nodes {
+			if e.Node == name(1) && !e.Connected && !e.LastSeen.IsZero() {
+				return
+			}
+		}
+	}
+	t.Fatal("a client that reads nothing was never dropped")
+}
+
+func TestStreamsEndWithTheNetworkAndTheServer(t *testing.T) {
+	f := newFixture(t, 0)
+	docs := f.nodes(3, 1)
+	docs["policy.yaml"] = rules("", [2]string{"", ""})
+	f.publish(docs)
+	_, one := f.dial(name(0), "identity", "")
+	close(f.done)
+	if _, err := io.ReadAll(one.Body); err != nil {
+		t.Fatalf("the stream did not end cleanly: %v", err)
+	}
+}
+
+func TestWatchesOfOneNodeAreCapped(t *testing.T) {
+	f := newFixture(t, 0)
+	docs := f.nodes(2, 1)
+	docs["policy.yaml"] = rules("", [2]string{"", ""})
+	f.publish(docs)
+	for range 4 {
+		if _, resp := f.dial(name(0), "zstd", ""); resp.StatusCode != http.StatusOK {
+			t.Fatal(resp.Status)
+		}
+	}
+	if _, resp := f.dial(name(0), "zstd", ""); resp.StatusCode != http.StatusTooManyRequests {
+		t.Fatal(resp.Status)
+	}
+	if _, resp := f.dial(name(1), "zstd", ""); resp.StatusCode != http.StatusOK {
+		t.Fatal(resp.Status)
+	}
+	if _, resp := f.dial(name(1), "zstd", "?have=zz"); resp.StatusCode != http.StatusBadRequest {
+		t.Fatal(resp.Status)
+	}
+}
+
+func TestReplaysFillNoMemory(t *testing.T) {
+	f := newFixture(t, 0)
+	docs := f.nodes(2, 1)
+	docs["policy.yaml"] = rules("", [2]string{"", ""})
+	f.publish(docs)
+	refused := 0
+	for range 4200 {
+		w := &discard{header: http.Header{}}
+		path := protocol.TimestampPath("acme", "prod")
+		r, err := http.NewRequest(http.MethodGet, "http://"+f.addr+path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		p, err := protocol.NewProof(name(0), http.MethodGet, r.URL, nil, time.Now())
+		if err != nil {
+			t.Fatal(err)
+		}
+		token, err := p.Sign(f.id(name(0)).Sign)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Header.Set(protocol.ProofHeader, token)
+		f.server.Handler().ServeHTTP(w, r)
+		if w.status == http.StatusTooManyRequests {
+			refused++
+		}
+	}
+	if refused == 0 {
+		t.Fatal("one node made the server remember without end")
+	}
+}
+
+type discard struct {
+	header http.Header
+	status int
+}
+
+func (d *discard) Header() http.Header         { return d.header }
+func (d *discard) Write(p []byte) (int, error) { return len(p), nil }
+func (d *discard) WriteHeader(status int)      { d.status = status }
+
+func TestIncrementalUpdateEqualsTheFullOne(t *testing.T) {
+	f := newFixture(t, 0)
+	docs := f.nodes(300, 3)
+	docs["policy.yaml"] = rules("", [2]string{"g0", "g1"}, [2]string{"g2", "g2"})
+	f.publish(docs)
+	_, resp := f.dial(name(0), "zstd", "")
+	follow, err := protocol.NewWatchReader(resp.Body, "zstd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer follow.Close()
+	held := &holder{}
+	held.take(t, follow)
+	for round := range 20 {
+		switch round % 4 {
+		case 0:
+			docs[name(round*7+1)+".yaml"] = replacePort(f.node(round*7+1, 3), 4000+round)
+		case 1:
+			delete(docs, name(299-round)+".yaml")
+		case 2:
+			docs["policy.yaml"] = rules(", ports: [udp/"+strings.Repeat("5", 1+round%3)+"]", [2]string{"g0", "g1"}, [2]string{"g2", ""})
+		case 3:
+			docs["policy.yaml"] = rules("", [2]string{"", ""})
+		}
+		f.publish(docs)
+		held.take(t, follow)
+		conn, resp := f.dial(name(0), "identity", "")
+		fresh, err := protocol.NewWatchReader(resp.Body, "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		full := &holder{}
+		full.take(t, fresh)
+		_ = conn.Close()
+		if !bytes.Equal(held.view, full.view) || !held.covers(full) {
+			t.Fatalf("round %d: what came in steps differs from the whole", round)
+		}
+	}
+}
+
+func TestMemoryOfAConnectedAgent(t *testing.T) {
+	f := newFixture(t, 0)
+	docs := f.nodes(200, 1)
+	docs["policy.yaml"] = rules("", [2]string{"", ""})
+	f.publish(docs)
+	warm := f.crowd(1)
+	warm.wait()
+	before := inUse()
+	c := f.crowd(200)
+	c.wait()
+	if per := float64(inUse()-before) / 200; per > 64<<10 {
+		t.Errorf("%.0f bytes per connected agent, server and client together", per)
+	}
+	runtime.KeepAlive(c)
+}
