@@ -194,6 +194,7 @@ type Node struct {
 	PublicKey peermap.Key
 
 	fleet *Fleet
+	flags []string // of the agent, once started
 }
 
 // AddNode makes a host with keys and writes its Node documents into the clone. It commits nothing.
@@ -274,12 +275,13 @@ func (n *Node) Start(ctx context.Context, extra ...string) error {
 	if url == "" {
 		url = f.Controller.URL()
 	}
-	argv := []string{f.opt.Binaries.Agent, "--controller", url, "--ca-file", f.Controller.CAFile, "--network", f.Network,
+	flags := []string{"--controller", url, "--ca-file", f.Controller.CAFile, "--network", f.Network,
 		"--node", n.Spec.Name, "--root-digest", f.Pin.String(), "--state-dir", n.StateDir, "--log-level", "debug"}
 	for _, zone := range slices.Sorted(maps.Keys(n.Spec.Zones)) {
-		argv = append(argv, "--zone", zone)
+		flags = append(flags, "--zone", zone)
 	}
-	p, err := n.Host.Start(ctx, lab.Command{Argv: append(argv, extra...), Name: "agent"})
+	n.flags = append(flags, extra...)
+	p, err := n.Host.Start(ctx, lab.Command{Argv: append([]string{f.opt.Binaries.Agent}, n.flags...), Name: "agent"})
 	if err != nil {
 		return err
 	}
@@ -295,6 +297,12 @@ func (n *Node) Restart(ctx context.Context) error {
 	}
 	n.Agent = p
 	return p.AwaitSocket(ctx, status.DefaultSocket)
+}
+
+// Down removes what the agent made of the host, which must have been started before and have ended. It gives what the
+// program says.
+func (n *Node) Down(ctx context.Context) (string, error) {
+	return n.Host.Run(ctx, append([]string{n.fleet.opt.Binaries.Agent, "down"}, n.flags...)...)
 }
 
 // Status asks the agent.
