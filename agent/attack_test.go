@@ -420,3 +420,28 @@ func TestPinOfAnotherNetwork(t *testing.T) {
 		t.Errorf("the host changed:\n%s", after)
 	}
 }
+
+// An agent that is there before its controller has taken up the network must wait, not cry wolf.
+func TestControllerWithoutTheNetworkIsNoAlarm(t *testing.T) {
+	for _, answer := range []*protocol.Problem{
+		protocol.NewProblem(http.StatusNotFound, protocol.CodeNotFound, "no such resource, or not for you"),
+		protocol.NewProblem(http.StatusServiceUnavailable, protocol.CodeNotReady, "no trust root has been verified yet"),
+	} {
+		t.Run(answer.Code, func(t *testing.T) {
+			w := newWorld(t)
+			w.publish(nil)
+			w.controller.Override("root", func(rw http.ResponseWriter, _ *http.Request) bool {
+				answer.Write(rw)
+				return true
+			})
+			w.start()
+			w.awaitCondition(status.Unreachable, true, "NotReady")
+			if got := w.condition(status.TrustAlarm); got.Status {
+				t.Fatalf("a false alarm: %+v", got)
+			}
+			w.controller.Override("root", nil)
+			w.awaitApplied(1)
+			w.awaitCondition(status.Unreachable, false, "")
+		})
+	}
+}

@@ -163,7 +163,7 @@ func (z *zone) networkFailed(err error) {
 	switch {
 	case errors.Is(err, follow.ErrStore):
 		z.set(status.CacheDamaged, "WriteFailed", message)
-	case notReady(err):
+	case errors.Is(err, follow.ErrNotReady):
 		z.client.Rotate()
 		z.set(status.Unreachable, "NotReady", message)
 	case errors.Is(err, fetch.ErrDenied):
@@ -176,6 +176,8 @@ func (z *zone) networkFailed(err error) {
 		reason := "NoAnswer"
 		if errors.Is(err, fetch.ErrSlow) {
 			reason = "TooSlow"
+		} else if notReady(err) {
+			reason = "NotReady"
 		}
 		z.set(status.Unreachable, reason, message)
 	case isAlarm(err):
@@ -193,10 +195,10 @@ func (z *zone) networkFailed(err error) {
 	}
 }
 
-// notReady says whether the controller is there but serves the network not yet.
+// notReady says whether the controller itself answered that it has nothing to serve yet.
 func notReady(err error) bool {
 	var problem *protocol.Problem
-	return errors.Is(err, follow.ErrNotReady) || errors.As(err, &problem) && problem.Code == protocol.CodeNotReady
+	return errors.As(err, &problem) && problem.Code == protocol.CodeNotReady
 }
 
 // isAlarm says whether no honest controller can have caused the error.
