@@ -73,7 +73,10 @@ func (p *Publisher) refresh(ctx context.Context, z *Zone) error {
 	if s == nil {
 		return nil
 	}
-	if p.manifestDue(s.Generation) {
+	if err := p.recall(ctx, z); err != nil {
+		return err
+	}
+	if z.behind || p.manifestDue(s.Generation) {
 		if w := z.pendingGeneration(); w == nil || p.liveFor(w.gen) <= 0 {
 			if err := p.renew(ctx, z, s.Generation); err != nil {
 				return err
@@ -81,7 +84,7 @@ func (p *Publisher) refresh(ctx context.Context, z *Zone) error {
 			s, _ = z.Snapshot()
 		}
 	}
-	if !p.stampDue(s) {
+	if z.behind || !p.stampDue(s) {
 		return nil
 	}
 	stamp, err := p.stamp(s.Generation)

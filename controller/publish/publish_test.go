@@ -177,7 +177,7 @@ func TestDamagedFileCostsAGenerationNotTheOrder(t *testing.T) {
 			t.Fatalf("serves %+v", got.Manifest)
 		}
 	}
-	if next := f.publish(p, 4, 4); next.Manifest.Serial != bad.Manifest.Serial+1 {
+	if next := f.publish(p, 4, 4); next.Manifest.Serial <= bad.Manifest.Serial+1 { // a direct successor must name the lost one
 		t.Fatalf("serial %d after the damaged %d", next.Manifest.Serial, bad.Manifest.Serial)
 	}
 }

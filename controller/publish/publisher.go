@@ -115,6 +115,7 @@ func (p *Publisher) openZone(name string) (*Zone, error) {
 		}
 		kept = append([]*Generation{g}, kept...)
 	}
+	z.behind = len(kept) > 0 && kept[0].mark() != marks[len(marks)-1]
 	if len(kept) > 0 && !isRetired(z.dir) {
 		z.install(kept, nil)
 	}
@@ -294,36 +295,57 @@ func (p *Publisher) settle(z *Zone, w *waiting) error {
 	}
 	z.install(kept[:min(len(kept), p.opts.Keep)], stamp)
 	z.setPending(nil)
+	z.behind = false
 	p.opts.Logger.Info("published", "zone", z.Name, "epoch", g.Manifest.Epoch,
 		"serial", g.Manifest.Serial, "commit", g.Manifest.Commit, "nodes", len(g.Nodes))
 	return nil
 }
 
-// number gives the next (epoch, serial) of a zone and the digest of the manifest before it.
+// number gives the next (epoch, serial) of a zone and the digest of the manifest before it. Where the manifest before it
+// is not at hand (lost, or never published), a number is left out: agents demand that a direct successor names the
+// manifest they hold.
 func (p *Publisher) number(ctx context.Context, z *Zone) (mark, peermap.Digest, error) {
-	current := z.currentGeneration()
-	if current == nil && !z.asked {
-		e, err := p.ledger.read(ctx, z.Name)
-		if err != nil {
-			return mark{}, peermap.Digest{}, fmt.Errorf("nothing on disk, and %w", err)
-		}
-		if lost := (mark{e.Epoch, e.Serial + lostSerials}); e.Serial > 0 && lost.compare(z.high) > 0 {
-			z.high = lost
-		}
-		z.asked = true
+	if err := p.recall(ctx, z); err != nil {
+		return mark{}, peermap.Digest{}, err
 	}
+	current := z.currentGeneration()
 	epoch := p.root.Epoch
 	switch {
 	case epoch < z.high.epoch:
 		return mark{}, peermap.Digest{}, fmt.Errorf("trust root has epoch %d, but epoch %d was published before: raise the root's epoch", epoch, z.high.epoch)
 	case epoch > z.high.epoch || z.high.serial == 0:
 		return mark{epoch, 1}, peermap.Digest{}, nil
+	case current != nil && current.mark() == z.high:
+		return mark{epoch, z.high.serial + 1}, current.Digest, nil
 	}
 	var previous peermap.Digest
 	if current != nil && current.Manifest.Epoch == epoch {
 		previous = current.Digest
 	}
-	return mark{epoch, z.high.serial + 1}, previous, nil
+	return mark{epoch, z.high.serial + 2}, previous, nil
+}
+
+// recall asks the ledger, once in a process, whether it knows higher numbers than the folder: then the folder is lost or an
+// old copy. A zone with a generation can do without the answer; it asks again next time.
+func (p *Publisher) recall(ctx context.Context, z *Zone) error {
+	if z.asked {
+		return nil
+	}
+	current := z.currentGeneration()
+	e, err := p.ledger.read(ctx, z.Name)
+	switch {
+	case err != nil && current == nil:
+		return fmt.Errorf("nothing on disk, and %w", err)
+	case err != nil:
+		p.opts.Logger.Warn("serials not compared with the ledger", "network", p.opts.Network, "zone", z.Name, "error", err)
+		return nil
+	}
+	if (mark{e.Epoch, e.Serial}).compare(z.high) > 0 {
+		z.high = mark{e.Epoch, e.Serial + lostSerials}
+		z.behind = current != nil
+	}
+	z.asked = true
+	return nil
 }
 
 // sign signs with every given key that holds the role now.

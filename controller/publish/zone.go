@@ -23,6 +23,10 @@ type Zone struct {
 	high   mark // highest number given out; guarded by Publisher.mu
 	onDisk mark // what highFile says; guarded by Publisher.mu
 	asked  bool // whether the ledger was asked for high; guarded by Publisher.mu
+	// behind says that agents may hold a newer generation than the current one, because its file is damaged or the folder
+	// is an old copy: until the content is signed anew, no timestamp may call the current one current. Guarded by
+	// Publisher.mu.
+	behind bool
 
 	mu        sync.RWMutex
 	snapshot  *Snapshot // nil: nothing to serve
