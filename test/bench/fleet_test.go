@@ -10,7 +10,6 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -26,6 +25,7 @@ type fleet struct {
 	tb       testing.TB
 	network  *network
 	server   *process
+	url      string // of the controller, or of what stands before it
 	pin      string
 	dir      string
 	enforced chan arrival
@@ -41,7 +41,7 @@ type arrival struct {
 
 func newFleet(tb testing.TB, n *network, p *process) *fleet {
 	tb.Helper()
-	f := &fleet{tb: tb, network: n, server: p, pin: p.pin(), dir: stateFolder(tb), enforced: make(chan arrival, 16*n.nodes)}
+	f := &fleet{tb: tb, network: n, server: p, url: "https://" + p.api, pin: p.pin(), dir: stateFolder(tb), enforced: make(chan arrival, 16*n.nodes)}
 	tb.Cleanup(f.halt)
 	return f
 }
@@ -119,7 +119,7 @@ func (f *fleet) newAgent(i int) *agent.Agent {
 		f.tb.Fatal(err)
 	}
 	config := agent.Config{
-		Controllers: []string{"https://" + f.server.api}, TLSPin: f.pin, Network: networkName, Node: nodeName(i),
+		Controllers: []string{f.url}, TLSPin: f.pin, Network: networkName, Node: nodeName(i),
 		RootDigest: f.network.root.Pin().String(), Zones: []agent.ZoneConfig{{Name: zoneName}}, StateDir: dir, Socket: filepath.Join(dir, "sock"),
 	}.WithDefaults()
 	host := twin.New()
@@ -141,28 +141,7 @@ func (f *fleet) newAgent(i int) *agent.Agent {
 // await waits until each of these nodes has a new state in force, and gives when, counted from since, in order.
 func (f *fleet) await(nodes []int, since time.Time) []time.Duration {
 	f.tb.Helper()
-	missing := make(map[int]bool, len(nodes))
-	for _, n := range nodes {
-		missing[n] = true
-	}
-	late := time.After(2 * time.Minute)
-	var took []time.Duration
-	for len(missing) > 0 {
-		select {
-		case a := <-f.enforced:
-			if a.err != nil {
-				f.tb.Fatalf("apply at %s: %v", nodeName(a.node), a.err)
-			}
-			if missing[a.node] && a.at.After(since) {
-				delete(missing, a.node)
-				took = append(took, a.at.Sub(since))
-			}
-		case <-late:
-			f.tb.Fatalf("%d of %d nodes have no new state after two minutes\n%s", len(missing), len(nodes), f.server.tail())
-		}
-	}
-	slices.Sort(took)
-	return took
+	return collect(f.tb, f.enforced, nodes, since)
 }
 
 // watching waits until every agent has its watch.

@@ -93,13 +93,14 @@ func TestDrift(t *testing.T) {
 	before, err := laptop.Host.Snapshot(w.ctx)
 	w.must(err)
 	z := must(laptop.Zone(w.ctx, "office"))(t)
+	zoneRoute := netip.MustParsePrefix("10.10.0.0/24")
 	for _, row := range []struct {
 		name, subsystem string
 		spoil           func(context.Context) error
 	}{
 		{"nft flush ruleset", "firewall", laptop.Host.FlushNFT},
 		{"ip route del", "route", func(ctx context.Context) error {
-			return laptop.Host.DeleteRoute(ctx, netip.MustParsePrefix("10.10.0.1/32"))
+			return laptop.Host.DeleteRoute(ctx, zoneRoute)
 		}},
 		{"ip address del", "address", func(ctx context.Context) error {
 			return laptop.Host.DeleteAddress(ctx, z.Interface, netip.MustParsePrefix("10.10.0.2/32"))
@@ -119,7 +120,7 @@ func TestDrift(t *testing.T) {
 			started := time.Now()
 			// The device itself sends no events: a pass does it, which any event on the host brings about.
 			if row.subsystem == "wireguard" {
-				w.must(laptop.Host.DeleteRoute(w.ctx, netip.MustParsePrefix("10.10.0.1/32")))
+				w.must(laptop.Host.DeleteRoute(w.ctx, zoneRoute))
 			}
 			w.must(laptop.Agent.Await(w.ctx, "the repair", func(ctx context.Context) error {
 				now, err := laptop.Host.Snapshot(ctx)
@@ -136,13 +137,43 @@ func TestDrift(t *testing.T) {
 				}
 				return err
 			}))
-			c, err := laptop.AwaitCondition(w.ctx, "office", status.Drifted, true)
-			w.must(err)
-			t.Logf("%s: %s", c.Reason, c.Message)
 			w.reaches(laptop.Host, "10.10.0.1", tcp(443), true)
 			w.still(laptop.Host, "10.10.0.1", tcp(80), false)
 		})
 	}
+	t.Run("somebody does not stop", func(t *testing.T) {
+		w := w.in(t)
+		var c status.Condition
+		w.must(laptop.Agent.Await(w.ctx, "the rate limit", func(ctx context.Context) error {
+			if err := laptop.Host.DeleteRoute(ctx, zoneRoute); err != nil && !strings.Contains(err.Error(), "there is none") {
+				return err
+			}
+			z, err := laptop.Zone(ctx, "office")
+			if err != nil {
+				return err
+			}
+			c = condition(z, status.Drifted)
+			if !c.Status {
+				return errors.New("not drifted")
+			}
+			return nil
+		}))
+		if c.Reason != "RateLimited" {
+			t.Errorf("the reason is %s: %s", c.Reason, c.Message)
+		}
+		_, err := laptop.AwaitCondition(w.ctx, "office", status.Drifted, false)
+		w.must(err)
+		w.reaches(laptop.Host, "10.10.0.1", tcp(443), true)
+	})
+}
+
+func condition(z status.Zone, kind string) status.Condition {
+	for _, c := range z.Conditions {
+		if c.Type == kind {
+			return c
+		}
+	}
+	return status.Condition{}
 }
 
 // device runs fn with WireGuard's control inside a host.
