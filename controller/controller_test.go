@@ -200,13 +200,19 @@ func TestSuspendFreezesAndThaws(t *testing.T) {
 	w.published("lab", second)
 	f := w.fleet()
 	z := zoneOf(f, "prod")
-	if !z.Suspended || z.Current.Manifest != frozen.Manifest || f.Accepted != second {
+	if !z.Suspended || z.Current.Commit != frozen.Commit || f.Accepted != second {
 		t.Fatalf("%+v", z)
 	}
-	// Its timestamps go on.
+	// Agents are told so, and its timestamps go on.
 	a := w.agent("prod", "a")
 	s := a.open()
-	a.take(s.next(t))
+	if m := a.take(s.next(t)); peerNames(m) != "b c" {
+		t.Fatalf("a sees %s", peerNames(m))
+	}
+	frozen = *z.Current
+	if m, _ := a.state.Manifest(); !m.Suspended || m.Commit != first {
+		t.Fatalf("%+v", m)
+	}
 	old := z.Current.TimestampExpires
 	w.clock.Advance(2 * time.Second)
 	w.await("a new timestamp", func(f protocol.FleetStatus) bool {

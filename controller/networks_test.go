@@ -154,6 +154,7 @@ func TestManifestIsRenewedBeforeItExpires(t *testing.T) {
 }
 
 func TestSlowHeadersAreCutOff(t *testing.T) {
+	t.Parallel() // it waits for the time-out
 	w := newWorld(t)
 	w.start()
 	conn, err := net.Dial("tcp", w.addr.Metrics)

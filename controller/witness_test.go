@@ -197,3 +197,30 @@ func TestPendingSerialsAreNotUsedTwice(t *testing.T) {
 		t.Fatalf("serials %d, %d, %d", one.Serial, two.Serial, three.Serial)
 	}
 }
+
+func TestWitnessSignsASuspension(t *testing.T) {
+	var key signer.PrivateKey
+	w := newWorld(t, twoSigners(t, &key))
+	first := w.repo.Head()
+	w.start()
+	w.witness(key, t.TempDir())
+	w.published("prod", first)
+	w.zone("prod", "10.1.0.0/24", "  suspend: true\n")
+	w.node("prod", "d", "10.1.0.4")
+	w.mustApply(w.push("Suspend"))
+	a := w.agent("prod", "a")
+	s := a.open()
+	for {
+		a.take(s.next(t))
+		if m, _ := a.state.Manifest(); m.Suspended {
+			if m.Commit != first || m.Serial != 2 {
+				t.Fatalf("%+v", m)
+			}
+			break
+		}
+	}
+	w.zone("prod", "10.1.0.0/24", "")
+	thawed := w.push("Go on")
+	w.mustApply(thawed)
+	w.published("prod", thawed)
+}

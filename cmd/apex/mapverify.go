@@ -121,7 +121,9 @@ func compareZone(ctx context.Context, local *gitsource.Local, trust verify.Trust
 	if !ok {
 		return fmt.Errorf("git has no zone %s at this commit", z.Zone)
 	}
-	own, err := zone.Manifest(served.Epoch, served.Serial, served.Previous, time.Unix(served.Expires, 0)).Encode()
+	arrived := zone.Manifest(served.Epoch, served.Serial, served.Previous, time.Unix(served.Expires, 0))
+	arrived.Suspended = served.Suspended // a suspended zone keeps an older commit's content, signed again
+	own, err := arrived.Encode()
 	if err != nil {
 		return err
 	}

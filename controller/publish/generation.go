@@ -11,7 +11,7 @@
 //	                          ▲                                      │  │   ─┘
 //	                          └──── Publish, or Maintain near expiry ┘  │ Publish of a suspended zone
 //	                                (published stays served)            ▼
-//	                                                                 frozen: as published, but only re-signed
+//	                                                                 frozen: as published, signed again as suspended
 package publish
 
 import (
@@ -89,6 +89,9 @@ func (c *content) Block(d peermap.Digest) ([]byte, bool) {
 	b, ok := c.blocks[d]
 	return b, ok
 }
+
+// Artefacts counts the classes and blocks.
+func (c *content) Artefacts() int { return len(c.classes) + len(c.blocks) }
 
 // Artefact gives the bytes of a class or block if node may see it: its own class, or a block of that.
 func (c *content) Artefact(node *Node, d peermap.Digest) ([]byte, bool) {

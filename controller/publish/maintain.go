@@ -34,8 +34,8 @@ func (p *Publisher) Maintain(ctx context.Context) (time.Duration, error) {
 	for _, z := range p.Zones() {
 		before := z.pendingGeneration()
 		err := p.maintain(ctx, z)
+		z.setStale(err)
 		if err != nil {
-			z.setProblem(err)
 			errs = append(errs, fmt.Errorf("zone %s: %w", z.Name, err))
 		}
 		if after := z.pendingGeneration(); after != nil && (before == nil || after.gen.Digest != before.gen.Digest) {
@@ -76,7 +76,7 @@ func (p *Publisher) refresh(ctx context.Context, z *Zone) error {
 	if err := p.recall(ctx, z); err != nil {
 		return err
 	}
-	if z.behind || p.manifestDue(s.Generation) {
+	if z.behind || p.manifestDue(s.Generation) || z.isSuspended() && !s.Manifest.Suspended {
 		if w := z.pendingGeneration(); w == nil || p.liveFor(w.gen) <= 0 {
 			if err := p.renew(ctx, z, s.Generation); err != nil {
 				return err
@@ -110,11 +110,12 @@ func (p *Publisher) manifestDue(g *Generation) bool {
 	return err != nil || !q.Met()
 }
 
-// renew signs the content of g under the next number. Nothing in it changes for agents but the signature.
+// renew signs the content of g under the next number. Nothing in it changes for agents but the signature, and whether they
+// are told that the zone is frozen.
 func (p *Publisher) renew(ctx context.Context, z *Zone, g *Generation) error {
 	return p.propose(ctx, z, g.content, func(epoch, serial uint64, previous peermap.Digest, expires time.Time) peermap.Manifest {
 		m := g.Manifest
-		m.Epoch, m.Serial, m.Previous, m.Expires = epoch, serial, previous, expires.Unix()
+		m.Epoch, m.Serial, m.Previous, m.Expires, m.Suspended = epoch, serial, previous, expires.Unix(), z.isSuspended()
 		return m
 	})
 }

@@ -117,6 +117,7 @@ func (p *Publisher) openZone(name string) (*Zone, error) {
 	}
 	z.behind = len(kept) > 0 && kept[0].mark() != marks[len(marks)-1]
 	if len(kept) > 0 && !isRetired(z.dir) {
+		z.suspended = kept[0].Manifest.Suspended
 		z.install(kept, nil)
 	}
 	return z, nil
@@ -209,9 +210,12 @@ func (p *Publisher) publishZone(ctx context.Context, z *Zone, c *compile.Zone) e
 	z.setSuspended(c.Suspended)
 	current := z.currentGeneration()
 	if c.Suspended {
-		z.setPending(nil)
 		if current == nil {
+			z.setPending(nil)
 			return errors.New("suspended before anything was published: there is no generation to freeze")
+		}
+		if w := z.pendingGeneration(); w != nil && !w.gen.Manifest.Suspended {
+			z.setPending(nil)
 		}
 		return p.refresh(ctx, z)
 	}

@@ -33,7 +33,8 @@ type Zone struct {
 	next      chan struct{}
 	suspended bool
 	pending   *waiting
-	problem   error
+	problem   error // of the last Publish
+	stale     error // of the last Maintain
 }
 
 // Snapshot is what a zone serves at one moment. It is immutable.
@@ -115,7 +116,7 @@ func (z *Zone) Snapshot() (*Snapshot, <-chan struct{}) {
 func (z *Zone) State() State {
 	z.mu.RLock()
 	defer z.mu.RUnlock()
-	s := State{Suspended: z.suspended, Problem: z.problem}
+	s := State{Suspended: z.suspended, Problem: errors.Join(z.problem, z.stale)}
 	if z.pending != nil {
 		s.Pending = z.pending.describe(z.Name)
 	}
@@ -197,6 +198,18 @@ func (z *Zone) setProblem(err error) {
 	z.mu.Lock()
 	defer z.mu.Unlock()
 	z.problem = err
+}
+
+func (z *Zone) setStale(err error) {
+	z.mu.Lock()
+	defer z.mu.Unlock()
+	z.stale = err
+}
+
+func (z *Zone) isSuspended() bool {
+	z.mu.RLock()
+	defer z.mu.RUnlock()
+	return z.suspended
 }
 
 func (z *Zone) setPending(w *waiting) {

@@ -60,84 +60,84 @@ func match(r *http.Request, etag string) bool {
 }
 
 // getRoot is public: a trust root holds public keys, and an agent has nothing but its pin when it asks.
-func (s *Server) getRoot(w http.ResponseWriter, r *http.Request) error {
+func (s *Server) getRoot(r *http.Request) (body, error) {
 	n, ok := s.network(r.PathValue("network"))
 	if !ok {
-		return notFound()
+		return body{}, notFound()
 	}
 	text := r.PathValue("version")
 	version, err := strconv.ParseUint(text, 10, 64)
 	if err != nil || strconv.FormatUint(version, 10) != text {
-		return notFound()
+		return body{}, notFound()
 	}
 	root, ok := n.Roots(version)
 	if !ok && n.rootVersion() == 0 {
 		// 404 would say that the network has no such version, which nobody knows before a commit was accepted.
 		p := protocol.NewProblem(http.StatusServiceUnavailable, protocol.CodeNotReady, "no trust root has been verified yet")
 		p.RetryAfter = 1
-		return p
+		return body{}, p
 	}
 	if !ok {
-		return notFound()
+		return body{}, notFound()
 	}
-	return body{kind: protocol.TypeEnvelope, cache: cacheForAll, etag: peermap.DigestOf(root).String(), data: root}.write(w, r)
+	return body{kind: protocol.TypeEnvelope, cache: cacheForAll, etag: peermap.DigestOf(root).String(), data: root}, nil
 }
 
-func (s *Server) getTimestamp(w http.ResponseWriter, r *http.Request) error {
+func (s *Server) getTimestamp(r *http.Request) (body, error) {
 	c, err := s.authenticate(r, nil)
 	if err != nil {
-		return err
+		return body{}, err
 	}
 	stamp := c.snapshot.Timestamp
 	if stamp == nil {
 		p := protocol.NewProblem(http.StatusServiceUnavailable, protocol.CodeNotReady, "no timestamp is signed yet")
 		p.RetryAfter = 1
-		return p
+		return body{}, p
 	}
-	return body{kind: protocol.TypeEnvelope, cache: cacheRecheck, etag: peermap.DigestOf(stamp).String(), data: stamp}.write(w, r)
+	return body{kind: protocol.TypeEnvelope, cache: cacheRecheck, etag: peermap.DigestOf(stamp).String(), data: stamp}, nil
 }
 
 // getManifest gives a manifest that the asking node is part of.
-func (s *Server) getManifest(w http.ResponseWriter, r *http.Request) error {
+func (s *Server) getManifest(r *http.Request) (body, error) {
 	c, err := s.authenticate(r, nil)
 	if err != nil {
-		return err
+		return body{}, err
 	}
 	var d peermap.Digest
 	if d.UnmarshalText([]byte(r.PathValue("digest"))) != nil {
-		return notFound()
+		return body{}, notFound()
 	}
 	g, ok := c.snapshot.ByManifest(d)
 	if !ok {
-		return notFound()
+		return body{}, notFound()
 	}
 	if _, _, member := g.Node(c.node.Name); !member {
-		return notFound()
+		return body{}, notFound()
 	}
-	return body{kind: protocol.TypeEnvelope, cache: cacheForOne, etag: d.String(), data: g.Envelope}.write(w, r)
+	return body{kind: protocol.TypeEnvelope, cache: cacheForOne, etag: d.String(), data: g.Envelope}, nil
 }
 
 // getView gives the node's view in the current generation, or in one that is still kept.
-func (s *Server) getView(w http.ResponseWriter, r *http.Request) error {
+func (s *Server) getView(r *http.Request) (body, error) {
 	c, err := s.authenticateNode(r, nil)
 	if err != nil {
-		return err
+		return body{}, err
 	}
 	d, err := queryDigest(r.URL.Query(), protocol.QueryManifest)
 	if err != nil {
-		return err
+		return body{}, err
 	}
 	g, cache := c.snapshot.Generation, cacheRecheck
 	if !d.IsZero() {
 		ok := false
 		if g, ok = c.snapshot.ByManifest(d); !ok {
-			return notFound()
+			return body{}, notFound()
 		}
 		cache = cacheForOne
 	}
 	node, index, ok := g.Node(c.node.Name)
 	if !ok {
-		return notFound()
+		return body{}, notFound()
 	}
 	v := protocol.ViewResponse{Manifest: g.Digest, Index: index, Size: g.Tree.Size(), Proof: g.Tree.Proof(index), View: node.View}
 	if v.Proof == nil {
@@ -145,30 +145,30 @@ func (s *Server) getView(w http.ResponseWriter, r *http.Request) error {
 	}
 	data, err := protocol.Encode(v)
 	if err != nil {
-		return err
+		return body{}, err
 	}
-	return body{kind: protocol.TypeJSON, cache: cache, etag: peermap.DigestOf(data).String(), data: data}.write(w, r)
+	return body{kind: protocol.TypeJSON, cache: cache, etag: peermap.DigestOf(data).String(), data: data}, nil
 }
 
 // getArtefact gives a class or block of the node's own view, now or in a generation that is still kept.
-func (s *Server) getArtefact(w http.ResponseWriter, r *http.Request) error {
+func (s *Server) getArtefact(r *http.Request) (body, error) {
 	c, err := s.authenticateNode(r, nil)
 	if err != nil {
-		return err
+		return body{}, err
 	}
 	var d peermap.Digest
 	if d.UnmarshalText([]byte(r.PathValue("digest"))) != nil {
-		return notFound()
+		return body{}, notFound()
 	}
 	data, ok := visible(c, d)
 	if !ok {
-		return notFound()
+		return body{}, notFound()
 	}
 	b := body{kind: protocol.TypeArtefact, cache: cacheForOne, etag: d.String(), enc: protocol.Identity, data: data}
 	if match(r, b.etag) || len(data) < smallest {
-		return b.write(w, r)
+		return b, nil
 	}
-	return s.compressed(b, c, r, d).write(w, r)
+	return s.compressed(b, c, r, d), nil
 }
 
 // visible finds an artefact in a generation in which the node may see it.

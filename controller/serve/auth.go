@@ -132,20 +132,9 @@ func (s *Server) authenticateWitness(r *http.Request, body []byte) (*network, st
 	if err != nil {
 		return nil, "", err
 	}
-	const refused = "the request is not proven by a witness key of this network's trust root"
-	n, ok := s.network(r.PathValue("network"))
-	id, witness := strings.CutPrefix(token.Proof.Subject, protocol.WitnessSubject(""))
-	if !ok || !witness || n.Publisher.Root() == nil {
-		return nil, "", proofProblem(refused)
-	}
-	root := n.Publisher.Root()
-	_, key, ok := root.KeyByID(id)
-	if !ok || !(root.HasRole(id, signer.RoleWitnesses) || root.HasRole(id, signer.RoleManifest)) {
-		return nil, "", proofProblem(refused)
-	}
-	raw, err := rawKey(key)
+	n, id, raw, err := s.witnessOf(r, token)
 	if err != nil {
-		return nil, "", proofProblem(refused)
+		return nil, "", err
 	}
 	if err := s.verify(token, raw, r, body); err != nil {
 		return nil, "", proofProblem(err.Error())
@@ -155,6 +144,39 @@ func (s *Server) authenticateWitness(r *http.Request, body []byte) (*network, st
 		return nil, "", err
 	}
 	return n, id, nil
+}
+
+// fromWitness lets only witnesses send a body: whether the proof is for just this one is checked once it is here.
+func (s *Server) fromWitness(r *http.Request) error {
+	token, err := parseProof(r)
+	if err != nil {
+		return err
+	}
+	_, _, raw, err := s.witnessOf(r, token)
+	if err == nil && !signedBy(token, raw) {
+		err = proofProblem(notWitness)
+	}
+	return err
+}
+
+const notWitness = "the request is not proven by a witness key of this network's trust root"
+
+// witnessOf finds the witness that a proof names, and its key.
+func (s *Server) witnessOf(r *http.Request, token *protocol.Token) (n *network, id string, raw peermap.Key, err error) {
+	n, ok := s.network(r.PathValue("network"))
+	id, witness := strings.CutPrefix(token.Proof.Subject, protocol.WitnessSubject(""))
+	if !ok || !witness || n.Publisher.Root() == nil {
+		return nil, "", raw, proofProblem(notWitness)
+	}
+	root := n.Publisher.Root()
+	_, key, ok := root.KeyByID(id)
+	if !ok || !(root.HasRole(id, signer.RoleWitnesses) || root.HasRole(id, signer.RoleManifest)) {
+		return nil, "", raw, proofProblem(notWitness)
+	}
+	if raw, err = rawKey(key); err != nil {
+		return nil, "", raw, proofProblem(notWitness)
+	}
+	return n, id, raw, nil
 }
 
 // witness gives the memory for a witness: a member of no zone.

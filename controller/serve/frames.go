@@ -287,8 +287,23 @@ func (s *Server) artefactEvent(f *frames, m move) (event, error) {
 
 // encoded gives the compressed form of a move, kept while the generation is the newest.
 func (f *frames) encoded(m move) (protocol.Artefact, error) {
+	if f.full(delta{m.from, m.to}) {
+		return encodeMove(m)
+	}
 	return once(&f.mu, f.packed, delta{m.from, m.to}).get(func() (protocol.Artefact, error) { return encodeMove(m) })
 }
+
+// full says that no more compressed forms are kept. Updates need few for each artefact, but any two that a node may see can
+// be asked for as a delta.
+func (f *frames) full(key delta) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	_, kept := f.packed[key]
+	return !kept && len(f.packed) >= packedPerArtefact*f.generation.Artefacts()+packedPerArtefact
+}
+
+// packedPerArtefact is how many compressed forms are kept for each artefact of a generation, on average.
+const packedPerArtefact = 8
 
 func encodeMove(m move) (a protocol.Artefact, err error) {
 	a = protocol.Artefact{Digest: m.to, Encoding: protocol.Zstd}

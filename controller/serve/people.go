@@ -28,11 +28,7 @@ const notSigned = "not signed by a key that the network's trust root lets do thi
 const applyTimeout = 2 * time.Minute
 
 // postApply makes the controller take a commit now, if one of the trust root's appliers asks for it.
-func (s *Server) postApply(w http.ResponseWriter, r *http.Request) error {
-	data, err := s.readBody(w, r, protocol.MaxApplyBytes)
-	if err != nil {
-		return err
-	}
+func (s *Server) postApply(w http.ResponseWriter, r *http.Request, data []byte) error {
 	n, ok := s.network(r.PathValue("network"))
 	if !ok || !n.Apply {
 		return signatureProblem(notSigned)
@@ -127,18 +123,8 @@ func (n *network) signedByPerson(req protocol.SignedRequest, namespace string, r
 	if root == nil {
 		return false
 	}
-	for _, k := range root.Keys {
-		key, ok := root.Key(k.Name)
-		if !ok || key.Kind() != signer.KindSSH {
-			continue
-		}
-		for _, role := range roles {
-			if root.HasRole(key.ID(), role) && signer.SSHVerify(key, namespace, req.Payload, []byte(req.Signature)) == nil {
-				return true
-			}
-		}
-	}
-	return false
+	_, err := root.VerifyRequest(namespace, req.Payload, []byte(req.Signature), roles...)
+	return err == nil
 }
 
 // useNonce records a nonce once. Without the store nothing can be told from its replay, so nothing is accepted.
@@ -156,11 +142,7 @@ func (n *network) useNonce(ctx context.Context, purpose, nonce string) error {
 }
 
 // postWebhook takes a forge's word that something happened, and nothing else from it: it makes the controller look sooner.
-func (s *Server) postWebhook(w http.ResponseWriter, r *http.Request) error {
-	data, err := s.readBody(w, r, protocol.MaxWebhookBytes)
-	if err != nil {
-		return err
-	}
+func (s *Server) postWebhook(w http.ResponseWriter, r *http.Request, data []byte) error {
 	n, ok := s.network(r.PathValue("network"))
 	if !ok || len(n.WebhookSecret) == 0 || !webhookSigned(r.Header, data, n.WebhookSecret) {
 		return signatureProblem("not signed with the webhook's secret")
@@ -239,11 +221,7 @@ func pendingWait(r *http.Request) (time.Duration, error) {
 }
 
 // postCosign takes a witness's verdict.
-func (s *Server) postCosign(w http.ResponseWriter, r *http.Request) error {
-	data, err := s.readBody(w, r, protocol.MaxCosignBytes)
-	if err != nil {
-		return err
-	}
+func (s *Server) postCosign(w http.ResponseWriter, r *http.Request, data []byte) error {
 	n, id, err := s.authenticateWitness(r, data)
 	if err != nil {
 		return err

@@ -11,11 +11,7 @@ import (
 )
 
 // postReport takes a node's status: kept in memory for people, and in the store for after a restart.
-func (s *Server) postReport(w http.ResponseWriter, r *http.Request) error {
-	data, err := s.readBody(w, r, protocol.MaxStatusBytes)
-	if err != nil {
-		return err
-	}
+func (s *Server) postReport(w http.ResponseWriter, r *http.Request, data []byte) error {
 	c, err := s.authenticateNode(r, data)
 	if err != nil {
 		return err

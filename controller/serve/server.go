@@ -125,19 +125,22 @@ func New(o Options) (*Server, error) {
 }
 
 func (s *Server) routes() {
-	handle := func(pattern, name string, h func(http.ResponseWriter, *http.Request) error) {
-		s.mux.Handle(pattern, s.measured(name, s.bounded(h)))
+	give := func(pattern, name string, h func(*http.Request) (body, error)) {
+		s.mux.Handle(pattern, s.measured(name, s.given(h)))
 	}
-	handle(protocol.PatternRoot, "root", s.getRoot)
-	handle(protocol.PatternStamp, "timestamp", s.getTimestamp)
-	handle(protocol.PatternManifest, "manifest", s.getManifest)
-	handle(protocol.PatternView, "view", s.getView)
-	handle(protocol.PatternArtefact, "artefact", s.getArtefact)
-	handle(protocol.PatternReport, "report", s.postReport)
-	handle(protocol.PatternApply, "apply", s.postApply)
-	handle(protocol.PatternFleet, "fleet", s.getFleet)
-	handle(protocol.PatternCosign, "cosign", s.postCosign)
-	handle(protocol.PatternWebhook, "webhook", s.postWebhook)
+	give(protocol.PatternRoot, "root", s.getRoot)
+	give(protocol.PatternStamp, "timestamp", s.getTimestamp)
+	give(protocol.PatternManifest, "manifest", s.getManifest)
+	give(protocol.PatternView, "view", s.getView)
+	give(protocol.PatternArtefact, "artefact", s.getArtefact)
+	take := func(pattern, name string, limit int, first func(*http.Request) error, h takes) {
+		s.mux.Handle(pattern, s.measured(name, s.taken(limit, first, h)))
+	}
+	take(protocol.PatternReport, "report", protocol.MaxStatusBytes, anybody, s.postReport)
+	take(protocol.PatternApply, "apply", protocol.MaxApplyBytes, anybody, s.postApply)
+	take(protocol.PatternCosign, "cosign", protocol.MaxCosignBytes, s.fromWitness, s.postCosign)
+	take(protocol.PatternWebhook, "webhook", protocol.MaxWebhookBytes, anybody, s.postWebhook)
+	s.mux.Handle(protocol.PatternFleet, s.measured("fleet", s.bounded(s.getFleet)))
 	// These wait; a slot is held only while they work.
 	s.mux.Handle(protocol.PatternWatch, s.measured("watch", s.plain(s.watch)))
 	s.mux.Handle(protocol.PatternPending, s.measured("pending", s.plain(s.getPending)))
@@ -196,7 +199,7 @@ func (s *Server) plain(h func(http.ResponseWriter, *http.Request) error) http.Ha
 // back off with jitter, and a queue would only hold memory.
 func (s *Server) bounded(h func(http.ResponseWriter, *http.Request) error) http.Handler {
 	return s.plain(func(w http.ResponseWriter, r *http.Request) error {
-		if err := s.acquire(r.Context()); err != nil {
+		if err := s.acquire(r.Context(), s.slots); err != nil {
 			return err
 		}
 		defer s.release()
@@ -204,19 +207,76 @@ func (s *Server) bounded(h func(http.ResponseWriter, *http.Request) error) http.
 	})
 }
 
+// given is bounded for what is read: the slot is free again before the answer travels, so that who reads slowly keeps
+// nobody from theirs.
+func (s *Server) given(h func(*http.Request) (body, error)) http.Handler {
+	return s.plain(func(w http.ResponseWriter, r *http.Request) error {
+		b, err := s.made(r, h)
+		if err != nil {
+			return err
+		}
+		return b.write(w, r)
+	})
+}
+
+func (s *Server) made(r *http.Request, h func(*http.Request) (body, error)) (body, error) {
+	if err := s.acquire(r.Context(), s.slots); err != nil {
+		return body{}, err
+	}
+	defer s.release()
+	return h(r)
+}
+
+// takes is a handler of requests with a body, which has arrived.
+type takes func(w http.ResponseWriter, r *http.Request, data []byte) error
+
+// maxBodies is the most bodies of one resource that arrive at once.
+const maxBodies = 32
+
+// taken is bounded for requests with a body. It arrives before a slot is taken, in one of a few places that the resource
+// has for itself: bodies that trickle in, which needs no key, hold up their like and nothing else. first says who may
+// send one at all, before it is read.
+func (s *Server) taken(limit int, first func(*http.Request) error, h takes) http.Handler {
+	places := make(chan struct{}, maxBodies)
+	receive := func(w http.ResponseWriter, r *http.Request) ([]byte, error) {
+		if err := first(r); err != nil {
+			return nil, err
+		}
+		if err := s.acquire(r.Context(), places); err != nil {
+			return nil, err
+		}
+		defer func() { <-places }()
+		return s.readBody(w, r, limit)
+	}
+	return s.plain(func(w http.ResponseWriter, r *http.Request) error {
+		data, err := receive(w, r)
+		if err != nil {
+			return err
+		}
+		if err := s.acquire(r.Context(), s.slots); err != nil {
+			return err
+		}
+		defer s.release()
+		return h(w, r, data)
+	})
+}
+
+func anybody(*http.Request) error { return nil }
+
 // slotWait is how long a request may wait for its turn in a storm.
 const slotWait = 5 * time.Second
 
-func (s *Server) acquire(ctx context.Context) error {
+// acquire takes a place in slots.
+func (s *Server) acquire(ctx context.Context, slots chan struct{}) error {
 	select {
-	case s.slots <- struct{}{}:
+	case slots <- struct{}{}:
 		return nil
 	default:
 	}
 	wait := time.NewTimer(slotWait)
 	defer wait.Stop()
 	select {
-	case s.slots <- struct{}{}:
+	case slots <- struct{}{}:
 		return nil
 	case <-wait.C:
 		p := protocol.NewProblem(http.StatusServiceUnavailable, protocol.CodeTooMany, "the controller is busy")

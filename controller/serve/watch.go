@@ -25,7 +25,7 @@ const maxWatches = 4
 // What it holds between events is the digest of what it delivered last and that generation's node, both shared; a client
 // that does not read within the write time-out is dropped.
 func (s *Server) watch(w http.ResponseWriter, r *http.Request) error {
-	if err := s.acquire(r.Context()); err != nil {
+	if err := s.acquire(r.Context(), s.slots); err != nil {
 		return err
 	}
 	c, held, err := s.openWatch(r)

@@ -33,18 +33,25 @@ func (w *witness) judge(ctx context.Context, p protocol.Pending) (*signed, error
 		return nil, refusef("the controller's compiler is version %s, the witness's %s: upgrade the older one", m.Compiler, compile.Version)
 	}
 	last := w.state.zone(p.Zone)
-	result, newest, err := w.verify(ctx, m, last)
+	result, ahead, err := w.verify(ctx, m, last)
 	if err != nil {
 		return nil, err
 	}
-	if err := w.checkNumbers(m, last, newest); err != nil {
+	if err := w.checkNumbers(m, last, ahead.Root); err != nil {
 		return nil, err
+	}
+	if m.Suspended {
+		if err := w.checkFrozen(ctx, m, last, ahead.Accepted.Commit); err != nil {
+			return nil, err
+		}
 	}
 	zone, err := w.compile(ctx, m, last, result)
 	if err != nil {
 		return nil, err
 	}
-	own, err := zone.Manifest(m.Epoch, m.Serial, m.Previous, time.Unix(m.Expires, 0)).Encode()
+	arrived := zone.Manifest(m.Epoch, m.Serial, m.Previous, time.Unix(m.Expires, 0))
+	arrived.Suspended = m.Suspended
+	own, err := arrived.Encode()
 	if err != nil {
 		return nil, refusef("%w", err)
 	}
@@ -58,32 +65,50 @@ func (w *witness) judge(ctx context.Context, p protocol.Pending) (*signed, error
 	return next, nil
 }
 
-// verify judges the way from what was signed last to the commit, and demands that the branch contains the commit. newest is
-// the trust root as of the branch's head, or as far towards it as the branch is good: a suspended zone's generation may
-// have to be signed again under a later root than its commit's.
-func (w *witness) verify(ctx context.Context, m peermap.Manifest, last *signed) (result verify.Result, newest *signer.Root, err error) {
+// verify judges the way from what was signed last to the commit, and demands that the branch contains the commit. ahead
+// is the way on to the branch's head, as far as that is good: a suspended zone's generation may have to be signed again
+// under a later root than its commit's.
+func (w *witness) verify(ctx context.Context, m peermap.Manifest, last *signed) (result, ahead verify.Result, err error) {
 	head, err := w.Source.Fetch(ctx)
 	if err != nil {
-		return result, nil, fmt.Errorf("fetch: %w", err)
+		return result, ahead, fmt.Errorf("fetch: %w", err)
 	}
 	onLine, err := w.onLine(ctx, head, m.Commit)
 	if err != nil {
-		return result, nil, err
+		return result, ahead, err
 	}
 	if !onLine {
-		return result, nil, refusef("commit %s is not on the branch, whose head is %s", m.Commit, head)
+		return result, ahead, refusef("commit %s is not on the branch, whose head is %s", m.Commit, head)
 	}
 	if result, err = w.builder.Verify(ctx, last.frontierOf(), m.Commit); err != nil {
-		return result, nil, refuseFinal(err)
+		return result, ahead, refuseFinal(err)
 	}
-	ahead, err := w.builder.Verify(ctx, result.Accepted, head)
+	ahead, err = w.builder.Verify(ctx, result.Accepted, head)
 	if err != nil && !errors.Is(err, verify.ErrRefused) {
-		return result, nil, err
+		return result, ahead, err
 	}
 	if ahead.Root == nil {
-		return result, result.Root, nil
+		ahead = result
 	}
-	return result, ahead.Root, nil
+	return result, ahead, nil
+}
+
+// checkFrozen demands of a generation that is called suspended that git says so at the branch's head, and that it is what
+// was signed last.
+func (w *witness) checkFrozen(ctx context.Context, m peermap.Manifest, last *signed, head string) error {
+	if last != nil && !last.same(m) {
+		return refusef("zone %s is called suspended, but with another content than was signed last", m.Zone)
+	}
+	loaded, err := w.builder.Load(ctx, head, w.Now())
+	if err != nil {
+		return refuseFinal(err)
+	}
+	for _, z := range loaded.Repo.Zones {
+		if z.Value.Metadata.Name == m.Zone && z.Value.Spec.Suspend {
+			return nil
+		}
+	}
+	return refusef("zone %s is called suspended, which commit %s does not say", m.Zone, head)
 }
 
 // onLine walks back from head along first parents.
@@ -130,8 +155,7 @@ func (w *witness) compile(ctx context.Context, m peermap.Manifest, last *signed,
 	if err != nil {
 		return nil, refuseFinal(err)
 	}
-	renewal := last != nil && m.Commit == last.Frontier.Commit && m.AsOf == last.AsOf && m.ViewsRoot == last.ViewsRoot
-	if !renewal {
+	if last == nil || !last.same(m) {
 		if end := loaded.NextExpiry(asOf); !end.IsZero() && end.Before(w.Now().Add(-endedGrace)) {
 			return nil, refusef("it contains a rule that ended at %s", end.UTC().Format(time.RFC3339))
 		}

@@ -25,6 +25,11 @@ type signed struct {
 	Nodes     []string        `json:"nodes"`
 }
 
+// same reports whether m signs again what was signed last.
+func (s *signed) same(m peermap.Manifest) bool {
+	return m.Commit == s.Frontier.Commit && m.AsOf == s.AsOf && m.ViewsRoot == s.ViewsRoot
+}
+
 // state is the witness's memory, one file. A witness that lost it starts at the first trust root: it then signs what the
 // branch holds, but can no longer tell that something older was signed before.
 type state struct {
