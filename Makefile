@@ -6,6 +6,8 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS := -s -w -X main.version=$(VERSION)
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 FUZZTIME ?= 10s
+# What has to compile beyond Linux, and for the small boards that agents run on.
+PORTABLE := ./spec/... ./signer/... ./reconciler/... ./agent/... ./internal/protocol
 
 .PHONY: help build demo test test-kernel lint generate check-generated fuzz bench clean
 
@@ -25,11 +27,11 @@ test: build test-kernel ## run every test that runs on this machine, with the ra
 test-kernel: ## run the reconciler against the kernel's WireGuard, in an emulated machine
 	$(GO) run ./reconciler/kerneltest
 
-lint: ## gofmt, vet and staticcheck
+lint: ## gofmt, vet, staticcheck, and compile for other systems
 	@test -z "$$(gofmt -l . | tee /dev/stderr)" || { echo 'run: gofmt -w .' >&2; exit 1; }
 	$(GO) vet ./...
-	GOOS=darwin $(GO) vet ./spec/... ./signer/... ./reconciler/...
-	GOOS=windows $(GO) vet ./spec/... ./signer/... ./reconciler/...
+	for os in darwin windows freebsd; do GOOS=$$os $(GO) build $(PORTABLE) || exit 1; done
+	for arch in arm arm64 mips riscv64; do GOARCH=$$arch CGO_ENABLED=0 $(GO) build -o /dev/null ./cmd/apex-agent || exit 1; done
 	$(GO) run $(STATICCHECK) ./...
 
 generate: ## write the schemas and the reference pages again
