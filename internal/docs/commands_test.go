@@ -141,7 +141,7 @@ func (c commands) check(program, rest string) string {
 		}
 		name, words = name+" "+word, words[1:]
 	}
-	if len(words) > 0 && c.hasChildren(name) && !strings.HasPrefix(words[0], "-") && !!strings.HasPrefix(words[0], "<") && !slices.Contains([]string{"…", "completion", "help"}, words[0]) {
+	if len(words) > 0 && c.hasChildren(name) && !strings.HasPrefix(words[0], "-") && !strings.HasPrefix(words[0], "<") && !slices.Contains([]string{"…", "completion", "help"}, words[0]) {
 		return "there is no command " + name + " " + words[0]
 	}
 	for _, word := range words {
