@@ -113,7 +113,7 @@ func TestCommands(t *testing.T) {
 		}
 		var lines [][]string
 		for _, block := range p.blocks {
-			lines = append(lines, call.FindAllStringSubmatch(strings.ReplaceAll(block, "\\\n", " "), -1)...)
+			lines = append(lines, call.FindAllStringSubmatch(strings.ReplaceAll(block.text, "\\\n", " "), -1)...)
 		}
 		for _, m := range append(lines, inline.FindAllStringSubmatch(p.text, -1)...) {
 			checked++

@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"github.com/apex-network/apex/agent"
+	"github.com/apex-network/apex/controller/config"
+	"github.com/apex-network/apex/spec"
 )
 
 const agentExample = "deploy/agent.example.yaml"
@@ -58,6 +60,38 @@ func parseAgent(t *testing.T, text string) agent.Config {
 		t.Fatal(err)
 	}
 	return config
+}
+
+// TestSnippets reads the YAML that pages show, as the program that it is for does: whole documents of the language (for
+// their own form; what they refer to stands elsewhere), and the configurations of controller and agent.
+func TestSnippets(t *testing.T) {
+	var documents, controllers, agents int
+	for _, p := range pages(t) {
+		for _, b := range p.blocks {
+			switch {
+			case b.language != "yaml":
+			case strings.HasPrefix(b.text, "apiVersion:"):
+				documents++
+				_, problems := spec.Load([]spec.File{{Path: "snippet.yaml", Data: []byte(b.text)}})
+				for _, d := range problems {
+					if d.Code < "APX1300" {
+						t.Errorf("%s: %s\n%s", p.path, d.Message, b.text)
+					}
+				}
+			case strings.HasPrefix(b.text, "storage:"):
+				controllers++
+				if c, problems := config.Parse("controller.yaml", []byte(b.text)); c == nil {
+					t.Errorf("%s: %v\n%s", p.path, problems.Err(), b.text)
+				}
+			case strings.HasPrefix(b.text, "controllers:"):
+				agents++
+				parseAgent(t, b.text)
+			}
+		}
+	}
+	if documents < 2 || controllers < 2 || agents < 1 {
+		t.Errorf("only %d documents, %d controllers and %d agents found", documents, controllers, agents)
+	}
 }
 
 // TestDependencies demands that docs/design/dependencies.md has a line for each module that go.mod requires directly. A

@@ -15,9 +15,12 @@ type page struct {
 	path    string // from the root, slash-separated
 	prose   string // without fenced blocks and code spans
 	text    string // all of it
-	blocks  []string
+	blocks  []block
 	anchors map[string]bool
 }
+
+// block is a fenced block with the word after its opening fence.
+type block struct{ language, text string }
 
 // pages reads every Markdown file of the repository that people read, tests' own data left out.
 func pages(t *testing.T) []page {
@@ -53,19 +56,19 @@ var codeSpan = regexp.MustCompile("`[^`]*`")
 
 func parsePage(path, text string) page {
 	p := page{path: path, text: text, anchors: map[string]bool{}}
-	var prose, block strings.Builder
+	var prose strings.Builder
 	seen := map[string]int{}
-	fenced := false
+	var open *block
 	for line := range strings.Lines(text) {
 		switch {
 		case strings.HasPrefix(strings.TrimLeft(line, " "), "```"):
-			if fenced {
-				p.blocks = append(p.blocks, block.String())
-				block.Reset()
+			if open != nil {
+				p.blocks, open = append(p.blocks, *open), nil
+				continue
 			}
-			fenced = !fenced
-		case fenced:
-			block.WriteString(line)
+			open = &block{language: strings.Trim(line, " `\n")}
+		case open != nil:
+			open.text += line
 		default:
 			if strings.HasPrefix(line, "#") {
 				anchor := anchorOf(strings.TrimLeft(line, "# "))
