@@ -109,7 +109,7 @@ func TestKilledWhileApplying(t *testing.T) {
 			}
 			return err
 		}))
-		<-time.After(time.Duration(random.Int64N(int64(40*time.Millisecond)))) // the moment of the kill, not a wait for anything
+		<-time.After(time.Duration(random.Int64N(int64(40 * time.Millisecond)))) // the moment of the kill, not a wait for anything
 		w.must(laptop.Agent.Kill(w.ctx))
 		w.must(server.AwaitCommit(w.ctx, commit))
 		w.must(w.Controller.Process.Kill(w.ctx))
