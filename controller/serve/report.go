@@ -53,17 +53,12 @@ func keepStatus(ctx context.Context, c *caller, status protocol.NodeStatus, now 
 	return c.zone.net.Status.Put(ctx, c.zone.net.Name+"."+c.zone.name+"."+c.node.Name, data)
 }
 
-// bodyTimeout is how long a client may take to send a body.
-const bodyTimeout = 10 * time.Second
-
 // readBody reads a whole body within a cap and a time.
 func (s *Server) readBody(w http.ResponseWriter, r *http.Request, limit int) ([]byte, error) {
 	if r.ContentLength > int64(limit) {
 		return nil, fmt.Errorf("%w: %d bytes, limit %d", protocol.ErrTooLarge, r.ContentLength, limit)
 	}
-	if err := http.NewResponseController(w).SetReadDeadline(time.Now().Add(bodyTimeout)); err != nil {
-		s.opts.Logger.Debug("no read deadline", "error", err) // in-process test writers have none
-	}
+	s.expectBody(w)
 	data, err := protocol.ReadAll(r.Body, limit)
 	if err != nil {
 		if _, known := asProblem(err); known {
@@ -72,6 +67,13 @@ func (s *Server) readBody(w http.ResponseWriter, r *http.Request, limit int) ([]
 		return nil, badRequest("the body did not arrive")
 	}
 	return data, nil
+}
+
+// expectBody gives the client until BodyTimeout from now.
+func (s *Server) expectBody(w http.ResponseWriter) {
+	if err := http.NewResponseController(w).SetReadDeadline(time.Now().Add(s.opts.BodyTimeout)); err != nil {
+		s.opts.Logger.Debug("no read deadline", "error", err) // in-process test writers have none
+	}
 }
 
 // Fleet describes a network for people.

@@ -76,9 +76,10 @@ type Options struct {
 	Now      func() time.Time
 	Logger   *slog.Logger
 	Metrics  *Metrics
-	// Heartbeat and WriteTimeout have defaults; tests shorten them.
+	// Heartbeat, WriteTimeout and BodyTimeout (how long a client may take to send a body) have defaults; tests shorten them.
 	Heartbeat    time.Duration
 	WriteTimeout time.Duration
+	BodyTimeout  time.Duration
 }
 
 // Server answers for any number of networks. Its methods are safe for concurrent use.
@@ -106,6 +107,9 @@ func New(o Options) (*Server, error) {
 	}
 	if o.WriteTimeout <= 0 {
 		o.WriteTimeout = 20 * time.Second
+	}
+	if o.BodyTimeout <= 0 {
+		o.BodyTimeout = 10 * time.Second
 	}
 	nobody, err := signer.GenerateKey(rand.Reader)
 	if err != nil {
@@ -186,9 +190,13 @@ func (s *Server) network(name string) (*network, bool) {
 	return n, ok
 }
 
-// plain turns errors into problems.
+// plain turns errors into problems. A body has to arrive in time even where nobody asked for one: net/http waits for the
+// whole of it before it answers.
 func (s *Server) plain(h func(http.ResponseWriter, *http.Request) error) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.ContentLength != 0 {
+			s.expectBody(w)
+		}
 		if err := h(w, r); err != nil {
 			s.problem(err, r).Write(w)
 		}
