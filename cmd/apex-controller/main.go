@@ -10,7 +10,6 @@ import (
 	"io"
 	"log/slog"
 	"os"
-	"runtime/debug"
 
 	"github.com/spf13/cobra"
 
@@ -20,6 +19,9 @@ import (
 	"github.com/apex-network/apex/internal/keyfile"
 	"github.com/apex-network/apex/spec"
 )
+
+// version is set by the linker.
+var version = "dev"
 
 func main() {
 	streams := cli.StandardStreams()
@@ -47,7 +49,7 @@ func root(s cli.Streams) *cobra.Command {
 	cmd.SetErr(s.Err)
 	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return cli.WithCode(cli.Invalid, err) })
 	cmd.Flags().StringVar(&path, "config", "", "configuration file, YAML")
-	cmd.AddCommand(check(s), keygen(s), version(s))
+	cmd.AddCommand(check(s), keygen(s), newVersion(s))
 	return cmd
 }
 
@@ -60,9 +62,9 @@ func run(ctx context.Context, path string, out io.Writer) error {
 	controller.SetLevel(level, cfg.Log.Level)
 	log := newLogger(out, cfg.Log.Format, level)
 	c, err := controller.New(cfg, controller.Options{
-		Path: path, Version: buildVersion(), Logger: log, Level: level,
+		Path: path, Version: version, Logger: log, Level: level,
 		Ready: func(a controller.Addresses) {
-			log.Info("serving", "api", a.API, "metrics", a.Metrics, "admin", a.Admin, "certificate", a.Fingerprint, "version", buildVersion())
+			log.Info("serving", "api", a.API, "metrics", a.Metrics, "admin", a.Admin, "certificate", a.Fingerprint, "version", version)
 		},
 	})
 	if err != nil {
@@ -107,19 +109,12 @@ func keygen(s cli.Streams) *cobra.Command {
 	}
 }
 
-func version(s cli.Streams) *cobra.Command {
+func newVersion(s cli.Streams) *cobra.Command {
 	return &cobra.Command{
 		Use: "version", Short: "Print the version", Args: cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
-			_, err := fmt.Fprintln(s.Out, buildVersion())
+			_, err := fmt.Fprintln(s.Out, "apex-controller "+version)
 			return err
 		},
 	}
-}
-
-func buildVersion() string {
-	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
-		return info.Main.Version
-	}
-	return "unknown"
 }
