@@ -50,7 +50,7 @@ func openCertificate(cfg *config.Config, now time.Time, log *slog.Logger) (*cert
 		return nil, fmt.Errorf("self-signed certificate %s: %w: remove it and a new one is made", path, err)
 	}
 	c.current.Store(&pair)
-	log.Warn("the API shows a self-signed certificate, for development only", "sha256", c.fingerprint(), "file", path)
+	log.Warn("the API shows a self-signed certificate, for development only", "tlsPin", c.pin(), "file", path)
 	return c, nil
 }
 
@@ -77,9 +77,9 @@ func (c *certificate) config() *tls.Config {
 	}
 }
 
-// fingerprint is the SHA-256 of the certificate, hex.
-func (c *certificate) fingerprint() string {
-	sum := sha256.Sum256(c.current.Load().Certificate[0])
+// pin is the SHA-256 of the certificate's public key (its SubjectPublicKeyInfo), hex: what --tls-pin and tlsPin take.
+func (c *certificate) pin() string {
+	sum := sha256.Sum256(c.current.Load().Leaf.RawSubjectPublicKeyInfo)
 	return hex.EncodeToString(sum[:])
 }
 

@@ -20,10 +20,10 @@ import (
 	"github.com/apex-network/apex/internal/protocol"
 )
 
-// Addresses say where a running controller listens. Fingerprint is the SHA-256 of the certificate, hex.
+// Addresses say where a running controller listens. TLSPin is the SHA-256 of the certificate's public key, hex.
 type Addresses struct {
 	API, Metrics, Admin string
-	Fingerprint         string
+	TLSPin              string
 }
 
 // Time-outs against clients that do nothing. The watch sets its own write deadlines.
@@ -59,7 +59,7 @@ func (c *Controller) listen(ctx context.Context) (_ *listeners, err error) {
 		return l, fmt.Errorf("listen.api: %w", err)
 	}
 	l.api = tls.NewListener(netutil.LimitListener(raw, c.cfg.Limits.Connections), c.tls.config())
-	l.addresses = Addresses{API: raw.Addr().String(), Fingerprint: c.tls.fingerprint()}
+	l.addresses = Addresses{API: raw.Addr().String(), TLSPin: c.tls.pin()}
 	if a := c.cfg.Listen.Metrics; a != config.NoMetrics {
 		m, err := lc.Listen(ctx, "tcp", a)
 		if err != nil {
@@ -112,11 +112,11 @@ func listenUnix(ctx context.Context, path string) (net.Listener, error) {
 
 func (l *listeners) serve(c *Controller) <-chan error {
 	failed := make(chan error, len(l.others)+1)
-	run := func(listener net.Listener, h http.Handler) {
+	run := func(listener net.Listener, h http.Handler, readTimeout time.Duration) {
 		protocols := new(http.Protocols)
 		protocols.SetHTTP1(true) // a stream over HTTP/2 costs more memory than a connection over HTTP/1.1
 		s := &http.Server{
-			Handler: h, ReadHeaderTimeout: headerTimeout, WriteTimeout: writeTimeout, IdleTimeout: idleTimeout,
+			Handler: h, ReadHeaderTimeout: headerTimeout, ReadTimeout: readTimeout, WriteTimeout: writeTimeout, IdleTimeout: idleTimeout,
 			MaxHeaderBytes: protocol.MaxHeaderBytes, Protocols: protocols, ErrorLog: slog.NewLogLogger(c.log.Handler(), slog.LevelDebug),
 		}
 		l.servers = append(l.servers, s)
@@ -126,9 +126,9 @@ func (l *listeners) serve(c *Controller) <-chan error {
 			}
 		}()
 	}
-	run(l.api, c.server.Handler())
+	run(l.api, c.server.Handler(), 0) // the server gives bodies their time, and a watch outlives any
 	for _, e := range l.others {
-		run(e.listener, e.handler)
+		run(e.listener, e.handler, headerTimeout)
 	}
 	return failed
 }

@@ -64,7 +64,7 @@ func run(ctx context.Context, path string, out io.Writer) error {
 	c, err := controller.New(cfg, controller.Options{
 		Path: path, Version: version, Logger: log, Level: level,
 		Ready: func(a controller.Addresses) {
-			log.Info("serving", "api", a.API, "metrics", a.Metrics, "admin", a.Admin, "certificate", a.Fingerprint, "version", version)
+			log.Info("serving", "api", a.API, "metrics", a.Metrics, "admin", a.Admin, "tlsPin", a.TLSPin, "version", version)
 		},
 	})
 	if err != nil {

@@ -140,9 +140,9 @@ func (r *rollout) add(n protocol.FleetEntry, current *protocol.Published) {
 	switch {
 	case !n.Connected:
 		r.offline++
-	case n.Status == nil:
-	case n.Status.Applied.Manifest == current.Manifest:
+	case n.Behind == "":
 		r.done++
+	case n.Status == nil:
 	case isTrue(n.Status.Conditions, protocol.ConditionRolledBack) && n.Status.Seen.Manifest == current.Manifest:
 		r.rolledBack++
 	}

@@ -87,7 +87,7 @@ func (v trustView) text(s cli.Streams) error {
 		}{{"root", v.Root.Root}, {"manifest", v.Root.Manifest}, {"witnesses", v.Root.Witnesses}, {"timestamp", v.Root.Timestamp},
 			{"appliers", v.Root.Appliers}, {"forge", v.Root.Forge}} {
 			if len(r.role.Keys) > 0 {
-				fmt.Fprintf(w, "%s\t%d of %s\n", r.name, r.role.Threshold, strings.Join(r.role.Keys, ", "))
+				fmt.Fprintf(w, "%s\t%s%s\n", r.name, needed(r.name, r.role.Threshold), strings.Join(r.role.Keys, ", "))
 			}
 		}
 		for _, m := range v.Root.Maintainers {
@@ -101,6 +101,17 @@ func (v trustView) text(s cli.Streams) error {
 		}
 	}
 	return w.Flush()
+}
+
+// needed words a role's threshold. That of manifests counts the witnesses too, who need none of their own.
+func needed(role string, threshold int) string {
+	switch {
+	case role == string(signer.RoleManifest):
+		return fmt.Sprintf("%d signatures in all, at least one of them by ", threshold)
+	case threshold == 0:
+		return "may co-sign: "
+	}
+	return fmt.Sprintf("%d of ", threshold)
 }
 
 func newTrustVerify(s cli.Streams) *cobra.Command {

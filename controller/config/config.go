@@ -51,7 +51,7 @@ type TLS struct {
 	// CertFile and KeyFile are PEM. Reloadable, their content too.
 	CertFile string `yaml:"certFile,omitempty"`
 	KeyFile  string `yaml:"keyFile,omitempty"`
-	// SelfSigned makes a certificate for development in the storage folder and logs its fingerprint. Not reloadable.
+	// SelfSigned makes a certificate for development in the storage folder and logs the pin for agents. Not reloadable.
 	SelfSigned bool `yaml:"selfSigned,omitempty"`
 }
 

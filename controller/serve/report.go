@@ -8,6 +8,7 @@ import (
 
 	"github.com/apex-network/apex/controller/publish"
 	"github.com/apex-network/apex/internal/protocol"
+	"github.com/apex-network/apex/spec/peermap"
 )
 
 // postReport takes a node's status: kept in memory for people, and in the store for after a restart.
@@ -135,16 +136,17 @@ func (z *zone) entry(node *publish.Node, snap *publish.Snapshot) protocol.FleetE
 	m.mu.Lock()
 	e.Status = m.status
 	m.mu.Unlock()
-	e.Behind = behind(e.Status, e.Connected, snap)
+	e.Behind = behind(e.Status, node.Digest, e.Connected, snap)
 	return e
 }
 
-// behind says why a node does not enforce the current generation; "" if it does.
-func behind(s *protocol.NodeStatus, connected bool, snap *publish.Snapshot) string {
+// behind says why a node does not enforce the current generation; "" if it does. A generation that says nothing new to
+// the node is enforced as soon as it is published: the node holds the same view.
+func behind(s *protocol.NodeStatus, view peermap.Digest, connected bool, snap *publish.Snapshot) string {
 	switch {
 	case s == nil:
 		return "has not reported yet"
-	case s.Applied.Manifest == snap.Digest:
+	case s.Applied.Manifest == snap.Digest || s.Applied.View == view:
 		return ""
 	}
 	for _, c := range s.Conditions {
@@ -152,7 +154,8 @@ func behind(s *protocol.NodeStatus, connected bool, snap *publish.Snapshot) stri
 			continue
 		}
 		switch c.Type {
-		case protocol.ConditionRolledBack, protocol.ConditionRefused, protocol.ConditionConflict, protocol.ConditionStale:
+		case protocol.ConditionRolledBack, protocol.ConditionTrustAlarm, protocol.ConditionRefused, protocol.ConditionKeyMismatch,
+			protocol.ConditionApplyFailed, protocol.ConditionConflict, protocol.ConditionStale:
 			return c.Type + ": " + c.Message
 		}
 	}

@@ -58,6 +58,11 @@ const (
 	ConditionRolledBack = "RolledBack" // the newest generation was applied, failed its probe and was taken back
 	ConditionRefused    = "Refused"    // something was served that failed verification
 	ConditionConnected  = "Connected"  // the watch is alive
+	ConditionTrustAlarm = "TrustAlarm" // what was served contradicts what was signed before
+	// ConditionApplyFailed: the host could not be brought to its state. ConditionKeyMismatch: the host's keys are not
+	// those in git.
+	ConditionApplyFailed = "ApplyFailed"
+	ConditionKeyMismatch = "KeyMismatch"
 )
 
 // Condition statuses.
