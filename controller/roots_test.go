@@ -1,8 +1,13 @@
 package controller
 
 import (
+	"path/filepath"
 	"testing"
 	"time"
+
+	"github.com/apex-network/apex/controller/publish"
+	"github.com/apex-network/apex/controller/verify"
+	"github.com/apex-network/apex/signer"
 )
 
 // The chain grows before the publisher learns of the newest version, and answers are cached for ever: a version must be
@@ -29,5 +34,19 @@ func TestOverdueRuleIsNoReasonToSpin(t *testing.T) {
 	n.expiry = now.Add(300 * time.Millisecond)
 	if got := n.nextLook(); got < 300*time.Millisecond || got > 400*time.Millisecond {
 		t.Errorf("looks again after %s, the rule ends in 300 ms", got)
+	}
+}
+
+// What is made under a trust root is served after a crash only if the root is.
+func TestChainIsKeptBeforeAnythingIsPublishedUnderIt(t *testing.T) {
+	dir := t.TempDir()
+	publisher, err := publish.Open(publish.Options{Network: "acme", Dir: filepath.Join(dir, "zones")}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := &network{state: &state{}, publisher: publisher, statePath: filepath.Join(dir, "gone", "state.json")}
+	err = n.publish(t.Context(), verify.Frontier{Commit: "c"}, [][]byte{[]byte("one")}, &signer.Root{Version: 1}, nil, nil, time.Time{})
+	if err == nil || publisher.Root() != nil || n.state.accepted() {
+		t.Fatalf("published under a root that is not kept: %v", err)
 	}
 }

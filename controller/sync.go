@@ -96,9 +96,15 @@ func (n *network) take(ctx context.Context, head string) error {
 
 // publish gives the zones to the publisher and, once nothing can be lost any more, moves the frontier.
 func (n *network) publish(ctx context.Context, frontier verify.Frontier, chain [][]byte, root *signer.Root, zones map[string]*compile.Zone, allowed []string, expiry time.Time) error {
-	// The chain is served before what was made under its newest root.
-	n.mu.Lock()
+	// The chain is kept and served before what was made under its newest root: after a crash in between, generations would
+	// be served whose root is not.
 	next := &state{Frontier: n.state.Frontier, Chain: chain, AllowShrink: n.state.AllowShrink}
+	if len(chain) > len(n.state.Chain) {
+		if err := next.save(n.statePath); err != nil {
+			return &build.Refusal{Stage: build.StageSign, Err: err}
+		}
+	}
+	n.mu.Lock()
 	n.state = next
 	n.mu.Unlock()
 	err := n.publisher.Publish(ctx, zones, root)

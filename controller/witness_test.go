@@ -224,3 +224,56 @@ func TestWitnessSignsASuspension(t *testing.T) {
 	w.mustApply(thawed)
 	w.published("prod", thawed)
 }
+
+// A stolen controller may want to keep the network as it was: the witness must not help it beyond the manifest's life.
+func TestWitnessDoesNotHelpToFreeze(t *testing.T) {
+	for name, row := range map[string]struct {
+		change func(*world)
+		signs  bool
+	}{
+		"the head is good":       {func(w *world) { w.node("prod", "d", "10.1.0.4") }, false},
+		"the head cannot be":     {func(w *world) { w.node("prod", "d", "10.99.0.4") }, true},
+		"the head shrinks":       {func(w *world) { w.repo.Git("rm", "-q", "zones/prod/b.yaml", "zones/prod/c.yaml") }, true},
+		"the head suspends":      {func(w *world) { w.zone("prod", "10.1.0.0/24", "  suspend: true\n") }, true},
+		"the head says the same": {func(*world) {}, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var key signer.PrivateKey
+			w := newWorld(t, twoSigners(t, &key))
+			first := w.repo.Head()
+			w.start()
+			dir := t.TempDir()
+			stop := w.witness(key, dir)
+			before := w.published("prod", first)
+			stop()
+			w.stop()
+
+			// The controller is shown an old copy of the branch, the witness the branch.
+			honest := w.bare
+			stale := w.dir + "/stale.git"
+			w.repo.Git("clone", "-q", "--bare", honest, stale)
+			row.change(w)
+			if name != "the head says the same" {
+				w.push("Go on")
+			}
+			w.bare = stale
+			w.writeConfig("")
+			w.clock.Advance(signer.DefaultManifestValidity * 3 / 4)
+			w.start()
+			w.await("a renewal that waits", func(f protocol.FleetStatus) bool { return zoneOf(f, "prod").Pending != nil })
+			w.bare = honest
+			w.witness(key, dir)
+			f := w.await("a verdict", func(f protocol.FleetStatus) bool {
+				z := zoneOf(f, "prod")
+				return z.Current.Serial > before.Serial || z.Pending != nil && strings.Contains(z.Pending.Missing, "refused")
+			})
+			z := zoneOf(f, "prod")
+			if signed := z.Current.Serial > before.Serial; signed != row.signs {
+				t.Fatalf("signed %t, want %t: %+v", signed, row.signs, z.Pending)
+			}
+			if !row.signs && !strings.Contains(z.Pending.Missing, "moved on") {
+				t.Fatal(z.Pending.Missing)
+			}
+		})
+	}
+}

@@ -91,8 +91,9 @@ func New(src Source, network string, pin peermap.Digest) *Builder {
 }
 
 // Verify judges the commits from the frontier to head.
-func (b *Builder) Verify(ctx context.Context, frontier verify.Frontier, head string) (verify.Result, error) {
-	result, err := verify.Range(ctx, b.src, b.trust, frontier, head)
+func (b *Builder) Verify(ctx context.Context, frontier verify.Frontier, head string) (result verify.Result, err error) {
+	defer b.contain(StageVerify, &err)
+	result, err = verify.Range(ctx, b.src, b.trust, frontier, head)
 	switch {
 	case errors.Is(err, verify.ErrRefused):
 		return result, final(StageVerify, err)

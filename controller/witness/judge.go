@@ -40,10 +40,14 @@ func (w *witness) judge(ctx context.Context, p protocol.Pending) (*signed, error
 	if err := w.checkNumbers(m, last, ahead.Root); err != nil {
 		return nil, err
 	}
-	if m.Suspended {
-		if err := w.checkFrozen(ctx, m, last, ahead.Accepted.Commit); err != nil {
-			return nil, err
-		}
+	switch {
+	case m.Suspended:
+		err = w.checkFrozen(ctx, m, last, ahead.Accepted.Commit)
+	case last == nil || m.Commit == last.Frontier.Commit:
+		err = w.checkMoves(ctx, m, last, ahead)
+	}
+	if err != nil {
+		return nil, err
 	}
 	zone, err := w.compile(ctx, m, last, result)
 	if err != nil {
@@ -109,6 +113,38 @@ func (w *witness) checkFrozen(ctx context.Context, m peermap.Manifest, last *sig
 		}
 	}
 	return refusef("zone %s is called suspended, which commit %s does not say", m.Zone, head)
+}
+
+// checkMoves keeps a controller from standing still: while it takes the zone no further than what was signed last, the
+// branch's head must be one that cannot be published either, or that suspends the zone.
+func (w *witness) checkMoves(ctx context.Context, m peermap.Manifest, last *signed, ahead verify.Result) error {
+	head := ahead.Accepted.Commit
+	if head == m.Commit {
+		return nil
+	}
+	asOf := w.Now().Truncate(time.Second)
+	loaded, err := w.builder.Load(ctx, head, asOf)
+	if err == nil {
+		err = w.builder.Test(loaded, asOf)
+	}
+	var zones map[string]*compile.Zone
+	if err == nil {
+		zones, _, err = w.builder.Compile(loaded, ahead.Root, asOf)
+	}
+	if z, ok := zones[m.Zone]; err == nil && ok {
+		if z.Suspended {
+			return nil
+		}
+		err = w.checkShrink(loaded, z, last, ahead.AllowShrink)
+	}
+	var no *refusal
+	if err = refuseFinal(err); errors.As(err, &no) {
+		return nil // nobody can publish the head
+	}
+	if err != nil {
+		return err
+	}
+	return refusef("commit %s is asked for again, but the branch has moved on to %s, which is good: publish that", m.Commit, head)
 }
 
 // onLine walks back from head along first parents.

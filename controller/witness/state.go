@@ -95,6 +95,19 @@ func (s *state) save(zone string, z *signed) (err error) {
 	if err != nil {
 		return fmt.Errorf("witness state: %w", errors.Join(err, os.Remove(f.Name())))
 	}
+	if err := syncFolder(filepath.Dir(s.path)); err != nil {
+		return fmt.Errorf("witness state: %w", err)
+	}
 	s.Zones = next.Zones
 	return nil
+}
+
+// syncFolder makes a rename survive a power cut: a witness that forgot what it signed could sign something else under the
+// same serial.
+func syncFolder(path string) error {
+	d, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
 }
