@@ -16,19 +16,31 @@ var (
 	ErrDigest  = errors.New("bytes do not match their digest")
 )
 
-// Map is an assembled view: everything a node acts on, checked as a whole. The slices are the caller's.
+// Map is an assembled view: everything a node acts on, checked as a whole. It may share memory with the maps before and
+// after it (see AssembleFrom), so nothing in it is to be changed.
 type Map struct {
 	View  View
 	Class Class
 	// Peers are sorted by name; the node itself is left out.
 	Peers []PeerEntry
+
+	self *PeerEntry // the node's own record, if its class holds one
 }
 
 // PeerEntry is a peer with its place in the class.
 type PeerEntry struct {
 	Peer
 	Group  uint32         // index into Class.Groups
+	block  uint32         // index into Class.Blocks()
 	Routes []netip.Prefix // prefixes reached through this peer, sorted; with the addresses these are its allowed IPs
+}
+
+// peerRecords counts the records of all blocks.
+func (m *Map) peerRecords() int {
+	if m.self != nil {
+		return len(m.Peers) + 1
+	}
+	return len(m.Peers)
 }
 
 // Blocks lists the digests of all blocks of c in the order of its groups.
@@ -64,7 +76,7 @@ func Assemble(network, zone, node string, view []byte, fetch func(Digest) ([]byt
 		return nil, fmt.Errorf("class %s: %w", v.Class, err)
 	}
 	m := &Map{View: v, Class: c}
-	if m.Peers, err = collect(v, c, fetch); err != nil {
+	if m.Peers, m.self, err = collect(v, c, fetch); err != nil {
 		return nil, err
 	}
 	if err := m.attachVias(); err != nil {
@@ -87,25 +99,28 @@ func fetched(fetch func(Digest) ([]byte, bool), d Digest) ([]byte, error) {
 	return b, nil
 }
 
-// collect fetches the blocks of every group and checks that names and keys occur once.
-func collect(v View, c Class, fetch func(Digest) ([]byte, bool)) ([]PeerEntry, error) {
+// collect fetches the blocks of every group and checks that names and keys occur once. It gives the node's own record
+// apart; nil if there is none.
+func collect(v View, c Class, fetch func(Digest) ([]byte, bool)) ([]PeerEntry, *PeerEntry, error) {
 	var peers []PeerEntry
+	number := uint32(0) // of the block
 	for gi, g := range c.Groups {
 		for _, d := range g.Blocks {
 			b, err := fetched(fetch, d)
 			if err != nil {
-				return nil, fmt.Errorf("block of group %d: %w", gi, err)
+				return nil, nil, fmt.Errorf("block of group %d: %w", gi, err)
 			}
 			block, err := DecodeBlock(b)
 			if err != nil {
-				return nil, fmt.Errorf("block %s: %w", d, err)
+				return nil, nil, fmt.Errorf("block %s: %w", d, err)
 			}
 			if len(peers)+len(block.Peers) > MaxZonePeers+1 {
-				return nil, fmt.Errorf("view of %s: more than %d peers: %w", v.Node, MaxZonePeers, ErrTooLarge)
+				return nil, nil, fmt.Errorf("view of %s: more than %d peers: %w", v.Node, MaxZonePeers, ErrTooLarge)
 			}
 			for _, p := range block.Peers {
-				peers = append(peers, PeerEntry{Peer: p, Group: uint32(gi)})
+				peers = append(peers, PeerEntry{Peer: p, Group: uint32(gi), block: number})
 			}
+			number++
 		}
 	}
 	slices.SortFunc(peers, func(a, b PeerEntry) int { return strings.Compare(a.Name, b.Name) })
@@ -113,10 +128,10 @@ func collect(v View, c Class, fetch func(Digest) ([]byte, bool)) ([]PeerEntry, e
 	self := -1
 	for i, p := range peers {
 		if i > 0 && peers[i-1].Name == p.Name {
-			return nil, invalid("peer %s occurs twice", p.Name)
+			return nil, nil, invalid("peer %s occurs twice", p.Name)
 		}
 		if first, twice := keys[p.PublicKey]; twice {
-			return nil, invalid("peers %s and %s have the same public key", peers[first].Name, p.Name)
+			return nil, nil, invalid("peers %s and %s have the same public key", peers[first].Name, p.Name)
 		}
 		keys[p.PublicKey] = i
 		if p.Name == v.Node {
@@ -125,14 +140,15 @@ func collect(v View, c Class, fetch func(Digest) ([]byte, bool)) ([]PeerEntry, e
 	}
 	if self >= 0 {
 		if p := peers[self]; p.PublicKey != v.PublicKey || !slices.Equal(p.Addresses, v.Addresses) {
-			return nil, invalid("the peer record of %s differs from its view", v.Node)
+			return nil, nil, invalid("the peer record of %s differs from its view", v.Node)
 		}
-		return slices.Delete(peers, self, self+1), nil
+		record := peers[self]
+		return slices.Delete(peers, self, self+1), &record, nil
 	}
 	if i, taken := keys[v.PublicKey]; taken {
-		return nil, invalid("peer %s has this node's own public key", peers[i].Name)
+		return nil, nil, invalid("peer %s has this node's own public key", peers[i].Name)
 	}
-	return peers, nil
+	return peers, nil, nil
 }
 
 func (m *Map) attachVias() error {
@@ -156,27 +172,48 @@ type claim struct {
 
 const own = -1
 
-// checkAllowedIPs sorts all claims and walks them with a stack of the prefixes that enclose the current one. Prefixes
-// nest or are disjoint, so whatever overlaps the current one lies on the stack, and all of the stack has one claimant.
+func (p *PeerEntry) claims(to []claim, index int) []claim {
+	for _, a := range p.Addresses {
+		to = append(to, claim{netip.PrefixFrom(a, a.BitLen()), index})
+	}
+	for _, r := range p.Routes {
+		to = append(to, claim{r, index})
+	}
+	return to
+}
+
+func (v *View) claims(to []claim) []claim {
+	for _, a := range v.Addresses {
+		to = append(to, claim{netip.PrefixFrom(a, a.BitLen()), own})
+	}
+	for _, r := range v.Routes {
+		to = append(to, claim{r, own})
+	}
+	return to
+}
+
 func (m *Map) checkAllowedIPs() error {
 	claims := make([]claim, 0, 2*len(m.Peers)+len(m.Class.Vias)+4)
-	for i, p := range m.Peers {
+	for i := range m.Peers {
+		p := &m.Peers[i]
 		for _, a := range p.Addresses {
 			if !inside(a, m.View.Ranges) {
 				return invalid("address %s of peer %s lies outside the zone's ranges", a, p.Name)
 			}
-			claims = append(claims, claim{netip.PrefixFrom(a, a.BitLen()), i})
 		}
-		for _, r := range p.Routes {
-			claims = append(claims, claim{r, i})
-		}
+		claims = p.claims(claims, i)
 	}
-	for _, a := range m.View.Addresses {
-		claims = append(claims, claim{netip.PrefixFrom(a, a.BitLen()), own})
+	claims = m.View.claims(claims)
+	if outer, inner, overlap := overlapping(claims); overlap {
+		return invalid("%s of %s overlaps %s of %s", inner.prefix, m.claimant(inner), outer.prefix, m.claimant(outer))
 	}
-	for _, r := range m.View.Routes {
-		claims = append(claims, claim{r, own})
-	}
+	return nil
+}
+
+// overlapping sorts claims and gives the first two that overlap and have different claimants. It walks them with a stack
+// of the prefixes that enclose the current one: prefixes nest or are disjoint, so whatever overlaps the current one lies
+// on the stack, and all of the stack has one claimant.
+func overlapping(claims []claim) (outer, inner claim, overlap bool) {
 	slices.SortFunc(claims, func(a, b claim) int {
 		return cmp.Or(ComparePrefixes(a.prefix, b.prefix), cmp.Compare(a.peer, b.peer))
 	})
@@ -185,14 +222,12 @@ func (m *Map) checkAllowedIPs() error {
 		for len(stack) > 0 && !stack[len(stack)-1].prefix.Overlaps(c.prefix) {
 			stack = stack[:len(stack)-1]
 		}
-		if len(stack) > 0 {
-			if top := stack[len(stack)-1]; top.peer != c.peer {
-				return invalid("%s of %s overlaps %s of %s", c.prefix, m.claimant(c), top.prefix, m.claimant(top))
-			}
+		if len(stack) > 0 && stack[len(stack)-1].peer != c.peer {
+			return stack[len(stack)-1], c, true
 		}
 		stack = append(stack, c)
 	}
-	return nil
+	return claim{}, claim{}, false
 }
 
 func (m *Map) claimant(c claim) string {
