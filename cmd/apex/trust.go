@@ -27,7 +27,7 @@ trust/roots/N.json, which the root keys sign:
   apex trust rotate   turns an edited trust/root.yaml into the next version, to be signed
   apex trust show     prints versions, roles, digests, and whose signatures are missing`,
 	}
-	c.AddCommand(newTrustInit(s), newTrustSign(s), newTrustRotate(s), newTrustShow(s), newTrustVerify(s))
+	c.AddCommand(newTrustInit(s), newTrustSign(s), newTrustRotate(s), newTrustShow(s), newTrustVerify(s), newTrustSeal(s))
 	return c
 }
 

@@ -112,7 +112,11 @@ func (s *story) summary() {
 	for i, r := range s.rows {
 		fmt.Fprintf(s.opt.Out, "  %2d  %-74s %6.2fs  %s\n", i+1, r.what, r.took.Seconds(), s.paint("32;1", "✓"))
 	}
-	fmt.Fprintf(s.opt.Out, "  %d of %d steps in %.1f s; everything is taken down again.\n", len(s.rows), len(s.rows), time.Since(s.began).Seconds())
+	after := "everything is taken down again"
+	if s.opt.Keep {
+		after = "the network keeps running"
+	}
+	fmt.Fprintf(s.opt.Out, "  %d of %d steps in %.1f s; %s.\n", len(s.rows), len(s.rows), time.Since(s.began).Seconds(), after)
 }
 
 // keep leaves the network running and says how to look around in it.
@@ -120,11 +124,11 @@ func (s *story) keep(ctx context.Context) error {
 	if err := s.fleet.Controller.Start(ctx); err != nil {
 		return err
 	}
-	fmt.Fprintf(s.opt.Out, "\nThe network keeps running until you press Ctrl-C. In another terminal:\n\n")
+	fmt.Fprintf(s.opt.Out, "\nPress Ctrl-C to end it. In another terminal, a shell on each machine (try `wg show`, `nft list ruleset`):\n\n")
 	for _, h := range s.lab.Hosts() {
 		fmt.Fprintf(s.opt.Out, "  %-11s %s\n", h.Name(), h.EnterCommand())
 	}
-	fmt.Fprintf(s.opt.Out, "\nThe clone is %s; commit with the key %s and push: the controller polls every second.\n", s.fleet.Repo.Dir, s.fleet.MaintainerFile)
+	fmt.Fprintf(s.opt.Out, "\nIn any of these shells the clone is %s; commit with the key %s and push: the controller polls every second.\n", s.fleet.Repo.Dir, s.fleet.MaintainerFile)
 	<-ctx.Done()
 	return nil
 }
