@@ -370,7 +370,7 @@ func TestClashesAreReportedAndResolved(t *testing.T) {
 	h.DeleteRoute("eth0", prefix("10.1.0.0/16"))
 	h.RemoveAddress("eth0", prefix("10.1.255.1/24"))
 	r, err := f.Repair(t.Context())
-	if err != nil || r.Total != 2 || len(r.Conflicts) != 1 {
+	if err != nil || r.Total != 3 || len(r.Conflicts) != 1 {
 		t.Errorf("%+v %v", r, err)
 	}
 	f.settled(t)

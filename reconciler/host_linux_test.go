@@ -195,7 +195,7 @@ func TestHostConflicts(t *testing.T) {
 	}
 	must(t, netlink.RouteDel(&netlink.Route{LinkIndex: lan.Attrs().Index, Dst: mustNet("10.1.0.0/16")}))
 	must(t, netlink.AddrDel(lan, a))
-	if r, err := e.Repair(t.Context()); err != nil || r.Total != 2 || len(r.Conflicts) != 0 {
+	if r, err := e.Repair(t.Context()); err != nil || r.Total != 3 || len(r.Conflicts) != 0 { // address, route, rules
 		t.Errorf("%+v %v", r, err)
 	}
 	// Interfaces and tables that are not ours are not adopted.
@@ -222,6 +222,38 @@ func TestHostConflicts(t *testing.T) {
 	if r, err := tabled.Down(t.Context()); err != nil || len(r.Conflicts) != 1 {
 		t.Errorf("%+v %v", r, err)
 	}
+}
+
+// TestHostAddressOfTheLAN: a zone that gives this node an address it has on its own network is a conflict, and the
+// neighbours there still reach it.
+func TestHostAddressOfTheLAN(t *testing.T) {
+	if !inNamespace(t) {
+		return
+	}
+	must(t, netlink.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "home"}, PeerName: "neighbour"}))
+	far, err := netlink.LinkByName("neighbour")
+	must(t, err)
+	neighbour := newSpace(t)
+	must(t, netlink.LinkSetNsFd(far, int(neighbour.ns)))
+	neighbour.up(t, "neighbour", "10.1.255.9/24")
+	home, err := netlink.LinkByName("home")
+	must(t, err)
+	a, err := netlink.ParseAddr("10.1.255.1/24")
+	must(t, err)
+	must(t, netlink.AddrAdd(home, a))
+	must(t, netlink.LinkSetUp(home))
+	var here *space
+	here.echo(t, "10.1.255.1:22")
+	c, err := neighbour.dial("10.1.255.1:22", soon)
+	must(t, err)
+	e := startHost(t, testOwner, testName, t.TempDir())
+	if r := e.mustApply(t, state("one", 1)); len(r.Conflicts) != 1 {
+		t.Errorf("conflicts %v", r.Conflicts)
+	}
+	if err := talk(c, soon); err != nil {
+		t.Errorf("the host is cut off from its own network: %v", err)
+	}
+	e.settled(t)
 }
 
 func TestHostTwoZones(t *testing.T) {

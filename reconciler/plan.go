@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"net/netip"
+	"slices"
 )
 
 // trust says which observations may be left out because the host is known to be as the last confirmed state asks.
@@ -21,6 +22,7 @@ type work struct {
 	device                    DeviceChange
 	setPeers, removePeers     []PeerChange
 	addAddrs, removeAddrs     []netip.Prefix
+	self                      []netip.Addr // wanted addresses that no other interface carries
 	addRoutes, removeRoutes   []netip.Prefix
 	firewall                  firewallChange
 	rules                     *Ruleset
@@ -70,7 +72,8 @@ func (w *work) remaining() string {
 }
 
 // plan observes the host and compares it with want. before is what was intended until now; nil if nothing was. It
-// changes nothing; a foreign object of our name is an error here, before anything was touched.
+// changes nothing; a foreign object of our name is an error here, before anything was touched. What was planned until an
+// error comes with it, for guard alone.
 func (e *Engine) plan(ctx context.Context, want, before *State, t trust) (*work, error) {
 	w := &work{want: want}
 	name := want.Interface.Name
@@ -86,11 +89,11 @@ func (e *Engine) plan(ctx context.Context, want, before *State, t trust) (*work,
 	w.setMTU = w.link.Exists && w.link.MTU != want.Interface.MTU
 	w.setUp = !w.link.Up
 	steps := []func(context.Context, *work, *State, trust) error{
-		e.planFirewall, e.planDevice, e.planAddresses, e.planRoutes, e.planSysctl,
+		e.planAddresses, e.planFirewall, e.planDevice, e.planRoutes, e.planSysctl,
 	}
 	for _, step := range steps {
 		if err := step(ctx, w, before, t); err != nil {
-			return nil, err
+			return w, err
 		}
 	}
 	return w, nil
@@ -104,11 +107,11 @@ func (e *Engine) planFirewall(ctx context.Context, w *work, before *State, t tru
 	}
 	w.generation = gen
 	known := e.table.rules != nil && e.table.generation == gen
-	if known && before != nil && equalFirewalls(&before.Firewall, &w.want.Firewall) && sameSelf(before, w.want) {
+	if known && before != nil && equalFirewalls(&before.Firewall, &w.want.Firewall) && slices.Equal(e.table.rules.Self, w.self) {
 		w.rules, w.form = e.table.rules, e.table.form
 		return nil
 	}
-	rules := newRuleset(w.want)
+	rules := newRuleset(w.want, w.self)
 	w.rules = &rules
 	if known && t.firewall {
 		if w.firewall = diffRulesets(e.table.rules, w.rules); !w.firewall.replace {
@@ -129,12 +132,6 @@ func (e *Engine) planFirewall(ctx context.Context, w *work, before *State, t tru
 	}
 	w.firewall = diffTable(w.rules, w.form, got)
 	return nil
-}
-
-// sameSelf: the own addresses are part of the ruleset.
-func sameSelf(a, b *State) bool {
-	add, remove := diffSorted(a.Addresses, b.Addresses, comparePrefix)
-	return len(add)+len(remove) == 0
 }
 
 func (e *Engine) planDevice(ctx context.Context, w *work, before *State, t trust) error {
@@ -189,6 +186,11 @@ func (e *Engine) planAddresses(ctx context.Context, w *work, _ *State, _ trust) 
 	var conflicts []Conflict
 	w.addAddrs, w.removeAddrs, conflicts = diffAddresses(want, w.link.Addresses, holders)
 	w.conflicts = append(w.conflicts, conflicts...)
+	for _, p := range want {
+		if _, taken := holders[p.Addr()]; !taken {
+			w.self = append(w.self, p.Addr())
+		}
+	}
 	return nil
 }
 

@@ -2,6 +2,7 @@ package reconciler
 
 import (
 	"context"
+	"errors"
 	"fmt"
 )
 
@@ -25,14 +26,14 @@ func (e *Engine) recover(ctx context.Context) (Report, error) {
 	var r Report
 	confirmed, cp, err := e.loadStore()
 	if err != nil {
-		aside := e.store.setAside()
+		aside := e.store.setAside(len(e.saved) > 0)
 		if aside != nil {
 			return r, fmt.Errorf("%w; setting it aside failed too: %w", err, aside)
 		}
 		e.log.Error("the stored state is damaged and was set aside", "error", err)
 		r.Reason = err.Error()
 		e.setConfirmed(nil)
-		e.saved, e.ready = map[string]savedSysctl{}, true
+		e.ready = true
 		return r, nil
 	}
 	if e.confirmed == nil {
@@ -58,12 +59,14 @@ func (e *Engine) recover(ctx context.Context) (Report, error) {
 	return r, nil
 }
 
+// loadStore reads the state folder. Kernel parameters come first: they can be put back whatever else is damaged.
 func (e *Engine) loadStore() (*State, *checkpoint, error) {
-	confirmed, err := e.store.load()
-	if err != nil {
-		return nil, nil, err
+	saved, sysctlErr := e.store.sysctls()
+	if e.saved = saved; sysctlErr != nil {
+		e.saved = map[string]savedSysctl{}
 	}
-	if e.saved, err = e.store.sysctls(); err != nil {
+	confirmed, err := e.store.load()
+	if err = errors.Join(err, sysctlErr); err != nil {
 		return nil, nil, err
 	}
 	cp, err := e.store.unfinished()

@@ -40,14 +40,12 @@ type FilterRule struct {
 	Port     *Port
 }
 
-// newRuleset compiles the firewall of s. A rule whose From or To is a union that holds no address of a family makes no
+// newRuleset compiles the firewall of s. self are its addresses less those that another interface carries: what arrives
+// for them there is no stray. A rule whose From or To is a union that holds no address of a family makes no
 // filter rule for that family: it lets nothing through, rather than everything.
-func newRuleset(s *State) Ruleset {
+func newRuleset(s *State, self []netip.Addr) Ruleset {
 	b := rulesetBuilder{sets: s.Firewall.Sets, unions: make(map[string][]string)}
-	b.out = Ruleset{Table: TableName(s.Interface.Name), Interface: s.Interface.Name}
-	for _, a := range s.Addresses {
-		b.out.Self = append(b.out.Self, a.Addr())
-	}
+	b.out = Ruleset{Table: TableName(s.Interface.Name), Interface: s.Interface.Name, Self: self}
 	for i := range s.Firewall.Rules {
 		b.rule(&s.Firewall.Rules[i])
 	}

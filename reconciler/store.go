@@ -329,10 +329,14 @@ func (s *store) saveSysctls(saved map[string]savedSysctl) error {
 // files of the store, in the order in which they may go: the checkpoint last.
 func storeFiles() []string { return []string{confirmedFile, logFile, sysctlFile, checkpointFile} }
 
-// setAside renames every file to "damaged-<name>", in place of any set aside before.
-func (s *store) setAside() error {
+// setAside renames every file to "damaged-<name>", in place of any set aside before; with keepSysctls all but the kernel
+// parameters, which were read and are still to be put back.
+func (s *store) setAside(keepSysctls bool) error {
 	err := s.close()
 	for _, name := range storeFiles() {
+		if keepSysctls && name == sysctlFile {
+			continue
+		}
 		if e := os.Rename(s.path(name), s.path("damaged-"+name)); e != nil && !errors.Is(e, fs.ErrNotExist) {
 			err = errors.Join(err, e)
 		}

@@ -56,7 +56,7 @@ func TestRulesetNeverWidens(t *testing.T) {
 			Sets:  [][]netip.Prefix{{v4}, {v6}, {net4}, {}},
 			Rules: []Rule{{ID: "r", Hook: Forward, From: c.from, To: c.to}},
 		}}
-		if r := newRuleset(&s); len(r.Rules) != c.want {
+		if r := newRuleset(&s, nil); len(r.Rules) != c.want {
 			t.Errorf("%s: %d rules, want %d: %v", c.name, len(r.Rules), c.want, r.Rules)
 		}
 	}
@@ -160,7 +160,7 @@ func FuzzStore(f *testing.F) {
 		if err != nil || state == nil {
 			return
 		}
-		r := newRuleset(state)
+		r := newRuleset(state, nil)
 		r.Shape()
 	})
 }

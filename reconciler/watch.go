@@ -2,6 +2,7 @@ package reconciler
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
@@ -98,7 +99,7 @@ func (e *Engine) repairPass(ctx context.Context, p pending, r *Report) error {
 	}
 	w, err := e.plan(ctx, e.confirmed, e.confirmed, trust{firewall: true, wireguard: !p.all && !p.link})
 	if err != nil {
-		return err
+		return e.guard(ctx, w, r, err)
 	}
 	r.Conflicts = w.conflicts
 	e.deferred = false
@@ -119,6 +120,16 @@ func (e *Engine) repairPass(ctx context.Context, p pending, r *Report) error {
 	e.stats.DriftedObjects += uint64(r.Total)
 	e.log.Info("drift repaired", "changes", r.Total)
 	return e.verify(ctx, w, r)
+}
+
+// guard puts back the rules of what is in force when something else of the host could not be read: whatever that is, it must
+// not keep the interface open. cause is the error of the plan.
+func (e *Engine) guard(ctx context.Context, w *work, r *Report, cause error) error {
+	if w == nil || w.firewall.isZero() {
+		return cause
+	}
+	r.Drift = true
+	return errors.Join(cause, e.applyFirewall(ctx, w, r))
 }
 
 // settleTime lets a burst of events become one pass; retryTime paces renewed subscriptions and deferred repairs.

@@ -54,6 +54,11 @@ type PeerChange struct {
 	AllowedIPs []netip.Prefix
 }
 
+// endpointAlone: the change writes nothing but where to send.
+func (c PeerChange) endpointAlone() bool {
+	return c.Endpoint.IsValid() && !c.Remove && !c.New && !c.ClearPSK && c.Keepalive == nil && !c.Replace && len(c.AllowedIPs) == 0
+}
+
 // WireGuard configures devices, in the kernel or in this process.
 type WireGuard interface {
 	// Device reads a device; one that is missing gives an error wrapping fs.ErrNotExist.
