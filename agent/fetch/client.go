@@ -375,6 +375,11 @@ func readBody(resp *http.Response, watch *pace, limit int) ([]byte, error) {
 		return nil, fmt.Errorf("%w: %d bytes announced, limit %d", ErrTooLarge, resp.ContentLength, limit)
 	}
 	body, err := io.ReadAll(io.LimitReader(watch.reader(resp.Body), int64(limit)+1))
+	if err == nil {
+		// Ending an exchange says goodbye to the server first, which may still end the body in good order: it is cut short
+		// without an error of its own.
+		err = context.Cause(watch.ctx)
+	}
 	if err != nil {
 		return nil, watch.explain(ErrUnreachable, err)
 	}
