@@ -241,7 +241,6 @@ func (f *fleet) benchmarkFirstMaps(b *testing.B) {
 		m.seconds("cpu-s", f.server.cpu()-cpu)
 		m.seconds("tls-cpu-s", tls)
 		m.millis("agent-ms", (ownCPU(b)-own)/time.Duration(f.network.nodes))
-		m.add("B/agent", f.server.metric("apex_controller_watch_sent_bytes_total", "")/float64(f.network.nodes))
 		f.settled(0, f.network.nodes)
 		m.add("connections/agent", f.server.connections()/float64(f.network.nodes))
 		m.add("KiB-rss/agent", (f.server.resident()-resident)/1024/float64(f.network.nodes))
@@ -262,15 +261,15 @@ func (f *fleet) benchmarkEdit(b *testing.B, e edit) {
 		f.server.poke()
 		took := f.await(nodes, since)
 		m.seconds("cpu-s", f.server.cpu()-cpu)
-		m.millis("agent-ms", (ownCPU(b)-own)/time.Duration(len(nodes)))
+		m.millis("agent-ms", (ownCPU(b)-own)/time.Duration(f.network.nodes))
 		m.seconds("p50-s", percentile(took, 50))
 		m.seconds("p99-s", percentile(took, 99))
 		m.seconds("last-s", took[len(took)-1])
 		f.settled(reported, len(nodes))
 		m.seconds("cpu-s-with-reports", f.server.cpu()-cpu)
-		m.add("B/agent", (f.server.metric("apex_controller_watch_sent_bytes_total", "")-sent)/float64(len(nodes)))
+		m.add("B/agent", (f.server.metric("apex_controller_watch_sent_bytes_total", "")-sent)/float64(f.network.nodes))
 	}
-	m.add("agents", float64(len(nodes)))
+	m.add("affected", float64(len(nodes)))
 	m.report(b)
 }
 
