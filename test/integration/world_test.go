@@ -23,7 +23,7 @@ import (
 )
 
 // patience bounds one test; reaching it is a failure.
-const patience = 60 * time.Second
+const patience = 90 * time.Second
 
 // world is a fleet with the test that it belongs to. Its methods end the test where they fail.
 type world struct {
