@@ -144,19 +144,11 @@ func (f *Fleet) firstRoot() (document, envelope string, err error) {
 		return "", "", err
 	}
 	f.Pin = root.Digest()
-	env, err := trustdir.Propose(nil, root)
-	if err != nil {
-		return "", "", err
-	}
-	if env, err = trustdir.Sign(env, nil, f.Maintainer); err != nil {
-		return "", "", err
-	}
-	data, err := env.Encode()
-	if err != nil {
+	if envelope, err = f.signRoot(nil, root); err != nil {
 		return "", "", err
 	}
 	text, err := spec.Marshal(f.root)
-	return string(text), string(data), err
+	return string(text), envelope, err
 }
 
 // certificate writes a self-signed certificate for a host's addresses.
