@@ -172,6 +172,33 @@ func TestAttackFastForwardAndRecovery(t *testing.T) {
 	refuse(t, s, ErrRollback, stamp(back.stampEnv, now))
 }
 
+// With the timestamp key alone a thief can announce a serial that does not exist. Taking the key away is enough: no epoch
+// need be raised, and what is in force is still protected.
+func TestAttackFastForwardByTheTimestampKeyAlone(t *testing.T) {
+	s, g := current(t)
+	serial := s.Serial()
+	ahead := newGeneration(t, 1, 1<<64-1, peermap.Digest{}, nil)
+	ahead.sign(t, "clock") // nobody signs its manifest
+	s = must(s.WithTimestamp(ahead.stampEnv, now))(t)
+	next := newGeneration(t, 1, serial+1, g.digest, nil)
+	refuse(t, s, ErrRollback, stamp(next.stampEnv, now))
+
+	r2 := testRoot(t).Clone()
+	r2.Version = 2
+	r2.Keys = append(r2.Keys, NewRootKey("clock-2", testKey("clock-2").Public()))
+	r2.Timestamp = Role{Keys: []string{"clock-2"}, Threshold: 1}
+	s = must(s.WithRoot(signRoot(t, r2, "ada", "cleo"), now))(t)
+	s = must(ParseState(must(s.MarshalJSON())(t)))(t)
+	back := newGeneration(t, 1, serial-1, peermap.Digest{}, nil)
+	back.stampEnv = must(SignTimestamp(back.stamp, testKey("clock-2")))(t)
+	refuse(t, s, ErrRollback, stamp(back.stampEnv, now))
+	refuse(t, s, ErrThreshold, stamp(ahead.stampEnv, now))
+	next.stampEnv = must(SignTimestamp(next.stamp, testKey("clock-2")))(t)
+	if s = accept(t, s, next); s.Serial() != serial+1 || s.Freshness(now).Stale {
+		t.Errorf("at %d.%d, %+v", s.Epoch(), s.Serial(), s.Freshness(now))
+	}
+}
+
 func TestAttackMixAndMatch(t *testing.T) {
 	s, g := current(t)
 	next := newGeneration(t, 1, 6, g.digest, nil)

@@ -30,6 +30,9 @@ import (
 //	          is how a network recovers after somebody with stolen keys ran the serial far ahead.
 //	serial    lower is ErrRollback; equal with another manifest digest is ErrFork.
 //	issued    for an equal serial, lower is ErrOlder (the newer one is kept; no alarm).
+//
+// A timestamp whose signers the newest root no longer counts orders nothing any more, or a thief of the timestamp key alone
+// could announce a serial that nobody ever reaches, and taking the key away would not help. The manifest in force does.
 type State struct {
 	network, zone string
 	pin           peermap.Digest
@@ -203,7 +206,7 @@ func (s State) checkOrder(t peermap.Timestamp) error {
 		return err
 	}
 	held := s.timestamp.doc
-	if held == nil || held.Epoch < t.Epoch {
+	if held == nil || held.Epoch < t.Epoch || !s.timestamp.current {
 		return nil
 	}
 	switch {
