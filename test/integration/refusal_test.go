@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/apex-network/apex/agent/status"
 	"github.com/apex-network/apex/internal/fleet"
 	"github.com/apex-network/apex/internal/protocol"
 )
@@ -179,6 +180,8 @@ func TestSuspend(t *testing.T) {
 	frozen := w.merge("Suspend the office and close everything")
 	w.taken(frozen)
 	w.must(pump.AwaitCommit(w.ctx, frozen))
+	_, err := server.AwaitCondition(w.ctx, "office", status.Suspended, true)
+	w.must(err)
 	if z := must(server.Zone(w.ctx, "office"))(t); z.Applied.Commit == frozen {
 		t.Error("the suspended zone moved on")
 	}
@@ -191,6 +194,8 @@ func TestSuspend(t *testing.T) {
 	}
 	w.write("zones/office.yaml", zoneDoc("office", "10.10.0.0/24"))
 	w.enforced(w.merge("Thaw the office"))
+	_, err = server.AwaitCondition(w.ctx, "office", status.Suspended, false)
+	w.must(err)
 	w.still(laptop.Host, "10.10.0.1", tcp(443), false)
 }
 
