@@ -44,14 +44,20 @@ func (s *still) Stats() reconciler.Stats                                    { re
 const memoryEnv = "APEX_MEMORY_TEST"
 
 // TestMemory measures an agent process of its own, with a thousand and ten thousand peers, after a cold start over HTTP and
-// after a change. The limits are on what the process has for itself (RssAnon); the rest of its resident memory is the
-// program's text, which it shares with the page cache, and which is the test's here and not the command's.
+// after a change. The limits are on what the process has for itself (RssAnon), which the agent's code decides; they guard
+// against growth and are not the design's. The rest of its resident memory is pages of the program file, here the test's
+// and not the command's.
+//
+// The design asks for 15 MB resident in all at a thousand peers, and that is not met: the real command was measured at
+// 16 to 17 MB, 1 to 2 MB too many: 4 to 5 MB of its own, the rest pages of the 12.7 MB program. No one thing it links is to
+// blame; OpenPGP, which package signer reads for the keys of maintainers and no agent needs, is 0.24 MB of it. At ten
+// thousand peers (25 MB) the kept map, from which the next one is made, costs about 2 MB.
 func TestMemory(t *testing.T) {
 	if spec := os.Getenv(memoryEnv); spec != "" {
 		memoryChild(t, strings.Split(spec, " "))
 		return
 	}
-	for _, row := range []struct{ peers, limit int }{{1_000, 6}, {10_000, 13}} {
+	for _, row := range []struct{ peers, limit int }{{1_000, 6}, {10_000, 15}} {
 		w := newWorld(t)
 		for i := range row.peers - 2 {
 			w.nodes = append(w.nodes, w.network.NewNode(fmt.Sprintf("node-%05d", i), 10+i))

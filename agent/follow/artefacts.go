@@ -9,8 +9,9 @@ import (
 )
 
 // artefacts brings everything that a verified view refers to into the cache: from the update frame where that leads to
-// the right digest, else by a fetch. Nothing is stored that the view does not refer to.
-func (f *Follower) artefacts(ctx context.Context, view []byte, carried []protocol.Artefact) error {
+// the right digest, else by a fetch. Nothing is stored that the view does not refer to. Blocks of base, a map that was
+// assembled from this cache (or nil), are only looked for: their bytes were checked then.
+func (f *Follower) artefacts(ctx context.Context, view []byte, carried []protocol.Artefact, base *peermap.Map) error {
 	v, err := peermap.DecodeView(view)
 	if err != nil {
 		return err
@@ -31,7 +32,16 @@ func (f *Follower) artefacts(ctx context.Context, view []byte, carried []protoco
 	if limit := peermap.MaxZonePeers; len(blocks) > limit {
 		return fmt.Errorf("class %s: %d blocks, limit %d: %w", v.Class, len(blocks), limit, peermap.ErrTooLarge)
 	}
+	checked := map[peermap.Digest]bool{}
+	if base != nil {
+		for _, digest := range base.Class.Blocks() {
+			checked[digest] = true
+		}
+	}
 	for _, digest := range blocks {
+		if checked[digest] && f.opt.Cache.Has(digest) {
+			continue
+		}
 		if _, err := f.artefact(ctx, digest, peermap.MaxBlockBytes, frame); err != nil {
 			return fmt.Errorf("block of the view: %w", err)
 		}

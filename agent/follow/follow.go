@@ -77,8 +77,10 @@ type Follower struct {
 
 	mu      sync.Mutex
 	current Trusted
-	// assembled is the map of current, kept from its check until somebody takes it.
-	assembled *peermap.Map
+	// assembled is the newest map that was checked, and assembledOf the digest of its view: that of current, or of the one
+	// before, from which the next is made. Nil if there is none, or if artefacts of it are gone from the disk.
+	assembled   *peermap.Map
+	assembledOf peermap.Digest
 }
 
 // New makes a Follower that trusts nothing but the pin.
@@ -116,24 +118,35 @@ func (f *Follower) Load(fallback string) error {
 func (f *Follower) set(t Trusted) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.current.View != t.View {
-		f.assembled = nil
-	}
 	f.current = t
 }
 
-// Map gives the map of the current generation t. The one made by its check is handed out once, so that it is neither
-// made twice nor kept.
+// Map gives the map of a generation t: the one made by its check, if t is the current one. Nothing in it may be changed.
 func (f *Follower) Map(t Trusted) (*peermap.Map, error) {
-	f.mu.Lock()
-	m := f.assembled
-	if m == nil || f.current.View != t.View {
-		f.mu.Unlock()
-		return t.Map(f.opt.Cache, f.opt.Node)
+	if m := f.base(t.View); m != nil {
+		return m, nil
 	}
-	f.assembled = nil
-	f.mu.Unlock()
-	return m, nil
+	m, err := t.Map(f.opt.Cache, f.opt.Node)
+	if err == nil && f.Current().View == t.View {
+		f.keep(t.View, m)
+	}
+	return m, err
+}
+
+// base gives the kept map if it is of this view; of whichever view it is, if that is zero. Nil if there is none.
+func (f *Follower) base(view peermap.Digest) *peermap.Map {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if !view.IsZero() && view != f.assembledOf {
+		return nil
+	}
+	return f.assembled
+}
+
+func (f *Follower) keep(view peermap.Digest, m *peermap.Map) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.assembled, f.assembledOf = m, view
 }
 
 // Forget says that artefacts of the current generation are gone from the disk: the next Sync fetches them again. What was
@@ -141,7 +154,7 @@ func (f *Follower) Map(t Trusted) (*peermap.Map, error) {
 func (f *Follower) Forget() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.current.View, f.assembled = peermap.Digest{}, nil
+	f.current.View, f.assembled, f.assembledOf = peermap.Digest{}, nil, peermap.Digest{}
 }
 
 // Prune removes artefacts that neither the current generation nor one of the others needs. It does nothing while a step
@@ -407,19 +420,18 @@ func (f *Follower) generation(ctx context.Context, next Trusted, p place, view [
 	if next.View == before.View {
 		return false, f.commit(next)
 	}
-	if err := f.artefacts(ctx, view, carried); err != nil {
+	base := f.base(peermap.Digest{})
+	if err := f.artefacts(ctx, view, carried, base); err != nil {
 		return false, err
 	}
 	// The whole map once, so that a generation which no host may act on is never trusted.
-	m, err := assemble(next, f.opt.Cache, f.opt.Node, view)
+	m, err := assemble(next, base, f.opt.Cache, f.opt.Node, view)
 	if err != nil {
 		return false, err
 	}
 	if err := f.commit(next); err != nil {
 		return false, err
 	}
-	f.mu.Lock()
-	f.assembled = m
-	f.mu.Unlock()
+	f.keep(next.View, m)
 	return true, nil
 }

@@ -55,11 +55,12 @@ func (t Trusted) Map(store *cache.Store, node string) (*peermap.Map, error) {
 	if _, err := t.State.CheckNodeView(node, t.Index, t.Size, view, t.Proof); err != nil {
 		return nil, err
 	}
-	return assemble(t, store, node, view)
+	return assemble(t, nil, store, node, view)
 }
 
-func assemble(t Trusted, store *cache.Store, node string, view []byte) (*peermap.Map, error) {
-	m, err := peermap.Assemble(t.State.Network(), t.State.Zone(), node, view, func(d peermap.Digest) ([]byte, bool) {
+// assemble makes the map of t out of the one before, or, if that is nil, from nothing.
+func assemble(t Trusted, before *peermap.Map, store *cache.Store, node string, view []byte) (*peermap.Map, error) {
+	m, err := peermap.AssembleFrom(before, t.State.Network(), t.State.Zone(), node, view, func(d peermap.Digest) ([]byte, bool) {
 		return store.Artefact(d, peermap.MaxClassBytes)
 	})
 	if err != nil {
