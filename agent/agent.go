@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"os"
 	"path/filepath"
 	"runtime/debug"
 	"sync"
@@ -142,12 +143,18 @@ func zoneDir(config Config, zone string) string {
 }
 
 // Run serves all zones until ctx ends, then returns nil. The host is left as it is: see Down. An error means that the
-// agent could not begin (socket or metrics address taken).
+// agent could not begin (state folder, socket or metrics address taken).
 func (a *Agent) Run(ctx context.Context) error {
+	unlock, err := lockState(a.opt.Config.StateDir)
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	socket, err := status.Listen(ctx, a.opt.Config.Socket)
 	if err != nil {
 		return err
 	}
+	a.warnOfOrphans()
 	var metrics net.Listener
 	if address := a.opt.Config.Metrics; address != "" {
 		var config net.ListenConfig
@@ -178,6 +185,24 @@ func (a *Agent) Run(ctx context.Context) error {
 	return err
 }
 
+// warnOfOrphans names the zones that stand on this host but not in the configuration any more: nobody takes peers or rules
+// out of them.
+func (a *Agent) warnOfOrphans() {
+	mine := map[string]bool{}
+	for _, z := range a.zones {
+		mine[zoneDir(a.opt.Config, z.name)] = true
+	}
+	dirs, _ := filepath.Glob(zoneDir(Config{StateDir: a.opt.Config.StateDir, Network: "*"}, "*")) // the pattern is well formed
+	for _, dir := range dirs {
+		if _, err := os.Stat(filepath.Join(dir, appliedRecord+".json")); err != nil || mine[dir] {
+			continue
+		}
+		zone, network := filepath.Base(dir), filepath.Base(filepath.Dir(dir))
+		a.log.Error("a zone is in force on this host but no longer configured: it is frozen, and nothing that is withdrawn from it goes away; "+
+			"configure it again, or stop the agent and run `apex-agent down --zone "+zone+"`", "network", network, "zone", zone)
+	}
+}
+
 // tidyLoop gives memory back to the system once a change is over: assembling a large map takes several times what the
 // agent keeps of it. It runs apart from the change, so that it delays none.
 func (a *Agent) tidyLoop(ctx context.Context) {
@@ -197,6 +222,11 @@ func (a *Agent) tidyLoop(ctx context.Context) {
 // Down removes everything of ours from the host, zone by zone, and nothing else. The agent must not be running. Trust
 // and artefacts stay in the cache: what has been seen must not be forgotten.
 func (a *Agent) Down(ctx context.Context) ([]reconciler.Report, error) {
+	unlock, err := lockState(a.opt.Config.StateDir)
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
 	var reports []reconciler.Report
 	var all []error
 	for _, z := range a.zones {

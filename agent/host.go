@@ -73,9 +73,9 @@ func (z *zone) attendAll(ctx context.Context, due time.Time, pause *backoff) {
 		if z.now().Before(hold) {
 			continue
 		}
-		next, err := z.attend(ctx, due, moved)
-		if err == nil {
-			due, moved, hold = next, false, time.Time{}
+		var err error
+		if due, err = z.attend(ctx, due, moved); err == nil {
+			moved, hold = false, time.Time{}
 			pause.reset()
 			continue
 		}
@@ -84,6 +84,9 @@ func (z *zone) attendAll(ctx context.Context, due time.Time, pause *backoff) {
 		}
 		z.hostFailed(err)
 		hold = z.now().Add(pause.next())
+		if due.After(z.now()) && due.Before(hold) {
+			hold = due // what runs out does not wait for the host to get well
+		}
 	}
 }
 
@@ -102,7 +105,8 @@ func (z *zone) untilDue(due, hold time.Time, moved bool) time.Duration {
 }
 
 // attend does what there is to do: change to a newer generation, or renew the one applied, or nothing. It gives the
-// instant at which something in force runs out.
+// instant at which something in force runs out, also with an error. What has run out goes even when a newer generation is
+// known that cannot be applied.
 func (z *zone) attend(ctx context.Context, due time.Time, moved bool) (time.Time, error) {
 	if z.standing.reason(status.ApplyFailed) == rollbackFailed {
 		if _, err := z.engine.Recover(ctx); err != nil {
@@ -113,21 +117,26 @@ func (z *zone) attend(ctx context.Context, due time.Time, moved bool) (time.Time
 	if newest.Complete() {
 		z.forgive(newest.View)
 	}
+	passed := !due.IsZero() && !z.now().Before(due)
 	if newest.Complete() && newest.View != applied.View && !z.standing.isUndone(newest.View) {
 		started := z.now()
 		next, err := z.change(ctx, newest)
 		if err == nil {
 			z.log.Info("generation applied", "epoch", newest.State.Epoch(), "serial", newest.State.Serial(), "took", z.now().Sub(started))
+			return next, nil
 		}
-		return next, err
+		if passed && applied.Complete() {
+			later, renewErr := z.renew(ctx, applied, due)
+			return later, errors.Join(err, renewErr)
+		}
+		return due, err
 	}
 	if newest.Complete() && newest.View == applied.View {
 		z.same(newest, applied)
 		applied = newest
 	}
-	passed := !due.IsZero() && !z.now().Before(due)
 	if applied.Complete() && (moved || passed || z.standing.is(status.ApplyFailed) || z.standing.is(status.Conflict)) {
-		return z.renew(ctx, applied)
+		return z.renew(ctx, applied, due)
 	}
 	z.judge()
 	return due, nil
@@ -194,13 +203,14 @@ func (z *zone) same(t, applied follow.Trusted) {
 }
 
 // renew builds the state of the applied generation anew: an endpoint moved or something ran out. It was wanted before and
-// takes nothing away that a probe could miss, so none is asked.
-func (z *zone) renew(ctx context.Context, t follow.Trusted) (time.Time, error) {
-	due, err := z.enforce(ctx, t, nil)
-	if err == nil {
-		z.clear(status.ApplyFailed)
+// takes nothing away that a probe could miss, so none is asked. With an error due stays what it was.
+func (z *zone) renew(ctx context.Context, t follow.Trusted, due time.Time) (time.Time, error) {
+	next, err := z.enforce(ctx, t, nil)
+	if err != nil {
+		return due, err
 	}
-	return due, err
+	z.clear(status.ApplyFailed)
+	return next, nil
 }
 
 // change is the commit-confirm of a new generation.
@@ -321,7 +331,11 @@ var (
 // hostFailed raises the condition that says why the host is not as it should be.
 func (z *zone) hostFailed(err error) {
 	switch {
-	case errors.Is(err, context.Canceled), errors.Is(err, errQuarantined):
+	case errors.Is(err, context.Canceled):
+	case errors.Is(err, reconciler.ErrRollbackFailed), errors.Is(err, reconciler.ErrUnfinished):
+		// Also when the generation is quarantined: the host lies between two states until the engine recovers.
+		z.set(status.ApplyFailed, rollbackFailed, explain(err))
+	case errors.Is(err, errQuarantined):
 	case errors.Is(err, desired.ErrKeyMismatch):
 		z.set(status.KeyMismatch, "OtherKey", explain(err))
 	case errors.Is(err, desired.ErrClaim):
@@ -339,10 +353,9 @@ func (z *zone) hostFailed(err error) {
 // rollbackFailed is the reason under which the engine must recover before anything else.
 const rollbackFailed = "RollbackFailed"
 
+// applyReason is the one-word reason for what the host refused.
 func applyReason(err error) string {
 	switch {
-	case errors.Is(err, reconciler.ErrRollbackFailed), errors.Is(err, reconciler.ErrUnfinished):
-		return rollbackFailed
 	case errors.Is(err, reconciler.ErrPermission):
 		return "MissingPrivilege"
 	case errors.Is(err, reconciler.ErrUnsupported):

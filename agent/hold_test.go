@@ -1,0 +1,115 @@
+package agent
+
+import (
+	"errors"
+	"log/slog"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/apex-network/apex/agent/agenttest"
+	"github.com/apex-network/apex/agent/status"
+)
+
+// TestNotAfterBehindAGenerationThatCannotBeApplied: what is in force runs out on time although a newer generation is known
+// and of no use.
+func TestNotAfterBehindAGenerationThatCannotBeApplied(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	end := w.clock.Now().Add(time.Minute)
+	w.publish(func(z *agenttest.Zone) { z.Rules = agenttest.SSHRule(end.Unix()) })
+	w.start()
+	w.awaitApplied(1)
+	w.publish(func(z *agenttest.Zone) {
+		z.Rules = agenttest.SSHRule(end.Unix())
+		z.Nodes = slices.Clone(z.Nodes)
+		z.Nodes[0].PublicKey = w.nodes[1].PublicKey
+		z.Nodes[1].PublicKey = w.nodes[0].PublicKey
+	})
+	w.awaitCondition(status.KeyMismatch, true, "OtherKey")
+	if !strings.Contains(w.snapshot(), "ssh/0") {
+		t.Fatalf("gone before its end:\n%s", w.snapshot())
+	}
+	w.clock.Advance(time.Minute)
+	agenttest.Await(t, "the rule has run out", func() bool { return !strings.Contains(w.snapshot(), "ssh/0") })
+	w.awaitCondition(status.KeyMismatch, true, "OtherKey")
+}
+
+// TestRollBackThatFailsIsTriedAgain: a host that refuses the change and the way back as well is told of, and brought back
+// as soon as it lets itself be.
+func TestRollBackThatFailsIsTriedAgain(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.network.NextRoot(grant("192.168.7.0/24"))
+	w.publish(nil)
+	w.start()
+	w.awaitApplied(1)
+	before := w.snapshot()
+	var broken atomic.Bool
+	w.host.FailWith(func(_, object string) error {
+		if strings.Contains(object, "192.168.7") {
+			broken.Store(true)
+		}
+		if broken.Load() {
+			return errors.New("out of memory")
+		}
+		return nil
+	})
+	w.publish(routed("192.168.7.0/24"))
+	w.awaitCondition(status.ApplyFailed, true, rollbackFailed)
+	w.host.FailWith(nil)
+	agenttest.Await(t, "the host is as before", func() bool { return withoutIndex(w.snapshot()) == withoutIndex(before) })
+	w.awaitCondition(status.ApplyFailed, false, "")
+	w.awaitCondition(status.RolledBack, true, "Undone")
+}
+
+// TestOneProcessPerStateFolder: another socket is not another host.
+func TestOneProcessPerStateFolder(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.publish(nil)
+	w.start()
+	w.awaitApplied(1)
+	before := w.snapshot()
+	opt := w.options()
+	opt.Config.Socket = filepath.Join(w.dir, "other")
+	second, err := New(opt)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := second.Down(t.Context()); err == nil || !strings.Contains(err.Error(), "another agent") {
+		t.Errorf("down beside a running agent: %v", err)
+	}
+	if err := second.Run(t.Context()); err == nil || !strings.Contains(err.Error(), "another agent") {
+		t.Errorf("a second agent: %v", err)
+	}
+	if after := w.snapshot(); after != before {
+		t.Errorf("the host changed:\n%s", after)
+	}
+}
+
+// TestAZoneThatIsNoLongerConfiguredIsNamed: it stays on the host as it is, and nobody but the log would tell.
+func TestAZoneThatIsNoLongerConfiguredIsNamed(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.publish(nil)
+	w.start()
+	w.awaitApplied(1)
+	w.halt()
+	opt := w.options()
+	opt.Config.Zones[0].Name = "other"
+	opt.WireGuard["other"] = w.nodes[0].Private
+	var out strings.Builder
+	opt.Logger = slog.New(slog.NewTextHandler(&out, nil))
+	a, err := New(opt)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a.warnOfOrphans()
+	if got := out.String(); !strings.Contains(got, "zone="+testZone) || !strings.Contains(got, "down --zone "+testZone) {
+		t.Errorf("the log does not name the zone: %s", got)
+	}
+}
