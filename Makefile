@@ -6,6 +6,8 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS := -s -w -X main.version=$(VERSION)
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 FUZZTIME ?= 10s
+ROUNDS ?= 1
+BENCHED := ./spec/... ./signer ./agent ./reconciler ./controller/verify ./controller/serve
 # What has to compile beyond Linux, and for the small boards that agents run on.
 PORTABLE := ./spec/... ./signer/... ./reconciler/... ./agent/... ./internal/protocol
 
@@ -46,7 +48,8 @@ fuzz: ## fuzz every target for FUZZTIME each
 	    echo "fuzz $$pkg $$f"; $(GO) test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) $$pkg; done; done
 
 bench: ## measure; docs/performance.md says how to read it
-	$(GO) test -run '^$$' -bench . -benchmem ./...
+	$(GO) test -run '^$$' -bench . -benchtime $(ROUNDS)x -p 1 -timeout 30m ./test/bench/...
+	$(GO) test -run '^$$' -bench . -benchtime 3x -benchmem -p 1 $(BENCHED)
 
 clean: ## remove what the build made
 	rm -rf $(BIN)

@@ -28,6 +28,7 @@ type frames struct {
 	mu        sync.Mutex
 	stamp     peermap.Digest // of the timestamp envelope that events are for
 	events    *stampEvents
+	packer    lazy[*protocol.Packer] // for whole artefacts; it goes with the generation
 	packed    map[delta]*lazy[protocol.Artefact]
 	artefacts map[delta]*lazy[event]
 	steps     map[delta]*lazy[[]event]
@@ -287,14 +288,14 @@ func (s *Server) artefactEvent(f *frames, m move) (event, error) {
 
 // encoded gives the compressed form of a move, kept while the generation is the newest.
 func (f *frames) encoded(m move) (protocol.Artefact, error) {
-	if f.full(delta{m.from, m.to}) {
-		return encodeMove(m)
+	if m.base != nil && f.full(delta{m.from, m.to}) {
+		return f.encode(m)
 	}
-	return once(&f.mu, f.packed, delta{m.from, m.to}).get(func() (protocol.Artefact, error) { return encodeMove(m) })
+	return once(&f.mu, f.packed, delta{m.from, m.to}).get(func() (protocol.Artefact, error) { return f.encode(m) })
 }
 
-// full says that no more compressed forms are kept. Updates need few for each artefact, but any two that a node may see can
-// be asked for as a delta.
+// full says that no more deltas are kept. Updates need few for each artefact, but any two that a node may see can be asked
+// for as one. Whole artefacts are always kept: there is one form of each, and it costs the most.
 func (f *frames) full(key delta) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -305,15 +306,19 @@ func (f *frames) full(key delta) bool {
 // packedPerArtefact is how many compressed forms are kept for each artefact of a generation, on average.
 const packedPerArtefact = 8
 
-func encodeMove(m move) (a protocol.Artefact, err error) {
+func (f *frames) encode(m move) (a protocol.Artefact, err error) {
 	a = protocol.Artefact{Digest: m.to, Encoding: protocol.Zstd}
 	if m.base != nil {
 		a.From, a.Encoding = m.from, protocol.Delta
 		a.Data, err = protocol.CompressDelta(m.base, m.bytes)
 		return a, err
 	}
-	a.Data, err = protocol.Compress(m.bytes)
-	return a, err
+	packer, err := f.packer.get(protocol.NewPacker)
+	if err != nil {
+		return a, err
+	}
+	a.Data = packer.Compress(m.bytes)
+	return a, nil
 }
 
 // leafEvent is the node's own part of an update.

@@ -47,6 +47,25 @@ const maxWindow = 16 << 20
 // Compress gives one zstd frame. The encoder is cheap to make for small inputs and holds nothing afterwards.
 func Compress(plain []byte) ([]byte, error) { return compress(plain) }
 
+// Packer makes the same frames smaller, for bytes that are compressed once and sent to many: the blocks of 10 000 peers take
+// 47 bytes a peer, where Compress takes 49. It holds some 5 MB of tables, so it is kept no longer than there is work of
+// this kind. (The level above takes 43, but 35 MB, which the collector doubles: too much for a controller of 60.) Its
+// methods are safe for concurrent use.
+type Packer struct{ enc *zstd.Encoder }
+
+// NewPacker makes a Packer, which needs no closing.
+func NewPacker() (*Packer, error) {
+	enc, err := zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1), zstd.WithEncoderCRC(false), zstd.WithLowerEncoderMem(true),
+		zstd.WithEncoderLevel(zstd.SpeedBetterCompression))
+	if err != nil {
+		return nil, fmt.Errorf("compress: %w", err)
+	}
+	return &Packer{enc}, nil
+}
+
+// Compress gives one zstd frame, for Decompress.
+func (p *Packer) Compress(plain []byte) []byte { return p.enc.EncodeAll(plain, nil) }
+
 // Decompress undoes Compress and fails rather than produce more than limit bytes.
 func Decompress(data []byte, limit int) ([]byte, error) { return decompress(data, limit) }
 
