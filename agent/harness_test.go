@@ -29,7 +29,7 @@ const (
 
 // world is one agent "a" in a zone with nodes a, b and c, a controller, and a host in memory that outlives the agent.
 type world struct {
-	t          *testing.T
+	t          testing.TB
 	clock      *agenttest.Clock
 	network    *agenttest.Network
 	nodes      []agenttest.Node
@@ -45,7 +45,7 @@ type world struct {
 	last   *agenttest.Generation
 }
 
-func newWorld(t *testing.T) *world {
+func newWorld(t testing.TB) *world {
 	t.Helper()
 	w := &world{t: t, clock: &agenttest.Clock{}, network: agenttest.NewNetwork(t, testNetwork), host: twin.New(), dir: t.TempDir()}
 	for i, name := range []string{"a", "b", "c"} {
@@ -205,12 +205,12 @@ func (w *world) snapshot() string {
 	return strings.Join(append(out, fmt.Sprintf("table %+v", table)), "\n")
 }
 
-func testLogger(t *testing.T) *slog.Logger {
+func testLogger(t testing.TB) *slog.Logger {
 	return slog.New(slog.NewTextHandler(testWriter{t}, &slog.HandlerOptions{Level: slog.LevelDebug}))
 }
 
 // testWriter logs to the test. The agent is halted before the test ends.
-type testWriter struct{ t *testing.T }
+type testWriter struct{ t testing.TB }
 
 func (w testWriter) Write(b []byte) (int, error) {
 	w.t.Log(strings.TrimSpace(string(b)))
