@@ -45,7 +45,7 @@ check-generated: generate ## fail when a generated file is out of date
 fuzz: ## fuzz every target for FUZZTIME each
 	@set -e; for pkg in $$($(GO) list ./...); do \
 	  for f in $$($(GO) test -list '^Fuzz' $$pkg | grep '^Fuzz' || true); do \
-	    echo "fuzz $$pkg $$f"; $(GO) test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) $$pkg; done; done
+	    echo "fuzz $$pkg $$f"; $(GO) test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 10x $$pkg; done; done
 
 bench: ## measure; docs/performance.md says how to read it
 	$(GO) test -run '^$$' -bench . -benchtime $(ROUNDS)x -p 1 -timeout 30m ./test/bench/...
