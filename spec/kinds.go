@@ -47,6 +47,72 @@ type NetworkSpec struct {
 	// MaxShrinkPercent is the share of a zone's nodes that one change may take away without the signed trailer
 	// `Apex-Allow-Shrink: <zone>`. Default 30; emptying a zone always needs the trailer.
 	MaxShrinkPercent int `yaml:"maxShrinkPercent,omitempty" json:"maxShrinkPercent,omitempty" apex:"min=1,max=100"`
+	// Issuers are the OpenID providers whose identities member rules may name.
+	Issuers []Issuer `yaml:"issuers,omitempty" json:"issuers,omitempty" apex:"items=0-32"`
+	// Revoked lists what no longer counts although a member rule would still admit it.
+	Revoked []Revocation `yaml:"revoked,omitempty" json:"revoked,omitempty" apex:"items=0-4096"`
+}
+
+// Issuer is an OpenID provider (OpenID Connect Core 1.0) and how its tokens are read.
+type Issuer struct {
+	// Name is what member rules and selectors call the issuer.
+	Name string `yaml:"name" json:"name" apex:"name"`
+	// URL is the issuer identifier, exactly as its tokens carry it in `iss`; https, except for loopback.
+	URL string `yaml:"url" json:"url"`
+	// Audience is what `aud` must contain. Where the workload chooses the audience of its token, it may be bound to the
+	// node's keys: "<audience>:<commitment>". Default: clientID, or "apex" without one.
+	Audience string `yaml:"audience,omitempty" json:"audience,omitempty"`
+	// ClientID is the public client that `apex login` signs people in with; without it people cannot use this issuer.
+	ClientID string `yaml:"clientID,omitempty" json:"clientID,omitempty"`
+	// Scopes are what `apex login` asks for besides openid. Default: profile, email, offline_access.
+	Scopes []string `yaml:"scopes,omitempty" json:"scopes,omitempty" apex:"items=0-32,unique"`
+	// Claims maps claims to what rules and policies see.
+	Claims ClaimMapping `yaml:"claims,omitempty" json:"claims,omitempty"`
+	// ClockLeeway is how far the provider's clock may be off. Default 30s.
+	ClockLeeway Duration `yaml:"clockLeeway,omitempty" json:"clockLeeway,omitempty" apex:"min=0s,max=5m,seconds"`
+	// TokenBinding says whether a token must commit to the node's keys by its nonce or audience: required (the default)
+	// or optional. Optional is for providers that let nobody choose either (a device code at most providers, a projected
+	// Kubernetes token): there a token that is stolen before its first use enrols the thief's keys.
+	TokenBinding TokenBinding `yaml:"tokenBinding,omitempty" json:"tokenBinding,omitempty" apex:"enum=required|optional"`
+}
+
+// ClaimMapping names the claims that carry an identity's username and groups. A name that begins with a slash is a JSON
+// Pointer (RFC 6901) into nested claims.
+type ClaimMapping struct {
+	// Username is the claim that `users` compare with. Default email if the token says email_verified, else sub.
+	Username string `yaml:"username,omitempty" json:"username,omitempty"`
+	// Groups is the claim that `groups` compare with: a list of strings, or one. Default groups.
+	Groups string `yaml:"groups,omitempty" json:"groups,omitempty"`
+}
+
+// TokenBinding says whether tokens must commit to keys.
+type TokenBinding string
+
+// The token bindings; TokenBindingRequired is assumed when the field is absent.
+const (
+	TokenBindingRequired TokenBinding = "required"
+	TokenBindingOptional TokenBinding = "optional"
+)
+
+// Revocation ends bindings. What is set must all hold: a binding by its digest; an issuer with a user or subject; a zone
+// with a node.
+type Revocation struct {
+	// Binding is the digest of one binding, as `apex enrol list` shows it.
+	Binding string `yaml:"binding,omitempty" json:"binding,omitempty"`
+	// Issuer is the name of the identity's issuer.
+	Issuer string `yaml:"issuer,omitempty" json:"issuer,omitempty" apex:"name"`
+	// User is the identity's username.
+	User string `yaml:"user,omitempty" json:"user,omitempty" apex:"identity"`
+	// Subject is the identity's `sub`.
+	Subject string `yaml:"subject,omitempty" json:"subject,omitempty"`
+	// Zone and Node name an enrolled node.
+	Zone string `yaml:"zone,omitempty" json:"zone,omitempty" apex:"name"`
+	Node string `yaml:"node,omitempty" json:"node,omitempty" apex:"name"`
+	// Before limits the revocation to bindings issued before this instant (RFC 3339), so that who was revoked by mistake, or has
+	// a new laptop, can enrol again.
+	Before *time.Time `yaml:"before,omitempty" json:"before,omitempty"`
+	// Reason is for people.
+	Reason string `yaml:"reason,omitempty" json:"reason,omitempty"`
 }
 
 // Default is what a zone does with traffic that no rule names.
@@ -89,12 +155,87 @@ type ZoneSpec struct {
 	Keepalive Duration `yaml:"keepalive,omitempty" json:"keepalive,omitempty" apex:"min=0s,max=65535s,seconds"`
 	// Suspend freezes the zone's published generation.
 	Suspend bool `yaml:"suspend,omitempty" json:"suspend,omitempty"`
+	// Members are the rules by which identities may enrol nodes. The first that matches counts.
+	Members []MemberRule `yaml:"members,omitempty" json:"members,omitempty" apex:"items=0-1024"`
+	// Approved are nodes that wait for a review, approved here instead of by a signed statement.
+	Approved []Approval `yaml:"approved,omitempty" json:"approved,omitempty" apex:"items=0-4096"`
+}
+
+// MemberRule says who may enrol nodes and what these get. Users and Groups are one union; Match must hold besides. At
+// least one of the three is set.
+type MemberRule struct {
+	// Name is what bindings and refusals call the rule, unique in the zone.
+	Name string `yaml:"name" json:"name" apex:"name"`
+	// Issuer is a name of Network.spec.issuers.
+	Issuer string `yaml:"issuer" json:"issuer" apex:"name"`
+	// Users are usernames, exact.
+	Users []string `yaml:"users,omitempty" json:"users,omitempty" apex:"identity,items=0-4096,unique"`
+	// Groups are group names, exact.
+	Groups []string `yaml:"groups,omitempty" json:"groups,omitempty" apex:"identity,items=0-1024,unique"`
+	// Match compares claims with a value, or with a pattern in which `*` stands for one whole segment between the separators
+	// `/`, `:` and `@`, and a last `**` for one or more. `acme*` is refused: it would match acme-evil.
+	Match map[string]string `yaml:"match,omitempty" json:"match,omitempty"`
+	// Labels are those of the enrolled nodes.
+	Labels map[string]string `yaml:"labels,omitempty" json:"labels,omitempty" apex:"labels"`
+	// TTL is how long a binding lives without renewal. Default 24h.
+	TTL Duration `yaml:"ttl,omitempty" json:"ttl,omitempty" apex:"min=1m,max=8784h,seconds"`
+	// Ephemeral nodes leave when they disconnect.
+	Ephemeral bool `yaml:"ephemeral,omitempty" json:"ephemeral,omitempty"`
+	// MaxNodes is how many nodes one identity may have in the zone by this rule. Default 10.
+	MaxNodes int `yaml:"maxNodes,omitempty" json:"maxNodes,omitempty" apex:"min=1,max=100000"`
+	// Routes are prefixes that a node may ask to carry. Default none.
+	Routes []netip.Prefix `yaml:"routes,omitempty" json:"routes,omitempty" apex:"items=0-256,unique"`
+	// Relay lets a node ask to be a relay. Default no.
+	Relay bool `yaml:"relay,omitempty" json:"relay,omitempty"`
+	// Approval is auto (the default) or review: a maintainer has to approve each node.
+	Approval ApprovalMode `yaml:"approval,omitempty" json:"approval,omitempty" apex:"enum=auto|review"`
+}
+
+// ApprovalMode says whether enrolment waits for a maintainer.
+type ApprovalMode string
+
+// The approval modes; ApprovalAuto is assumed when the field is absent.
+const (
+	ApprovalAuto   ApprovalMode = "auto"
+	ApprovalReview ApprovalMode = "review"
+)
+
+// What holds where a member rule or issuer is silent.
+const (
+	DefaultMemberTTL      = 24 * time.Hour
+	DefaultMaxNodes       = 10
+	DefaultClockLeeway    = 30 * time.Second
+	DefaultIssuerAudience = "apex"
+)
+
+// Approval lets one waiting node in. `apex enrol approve --pr` writes it.
+type Approval struct {
+	// Node is the name that the node asked for.
+	Node string `yaml:"node" json:"node" apex:"name"`
+	// PublicKey and IdentityKey are the keys it showed.
+	PublicKey   Key `yaml:"publicKey" json:"publicKey"`
+	IdentityKey Key `yaml:"identityKey" json:"identityKey"`
 }
 
 // Node is a host's membership in one zone. The same name in two zones is the same host.
 type Node struct {
 	Metadata Metadata `yaml:"metadata" json:"metadata"`
 	Spec     NodeSpec `yaml:"spec" json:"spec"`
+	// Enrolled is set for nodes that are not in git but hold a binding (package identity makes these); nil for all others.
+	Enrolled *Enrolled `yaml:"-" json:"-"`
+}
+
+// Enrolled is what a node has by its binding. It is not part of the language: no file can say it.
+type Enrolled struct {
+	// User and Groups are what selectors see, qualified by the issuer's name: "<issuer>:<name>".
+	User   string
+	Groups []string
+	// Rule is the member rule that admits the node at this commit.
+	Rule string
+	// Expires is the instant, Unix seconds, at which the membership ends.
+	Expires int64
+	// Binding is the digest of the binding's payload, hex.
+	Binding string
 }
 
 // NodeSpec is what the network says of one node; the host itself can add nothing to it.
@@ -163,10 +304,11 @@ type Selector struct {
 	Labels map[string]string `yaml:"labels,omitempty" json:"labels,omitempty" apex:"labels"`
 	// CIDR selects addresses behind subnet routers: a prefix equal to or inside some node's route.
 	CIDR netip.Prefix `yaml:"cidr,omitempty" json:"cidr,omitempty"`
-	// Group selects enrolled nodes by a group of their identity; it matches nothing until identities exist.
-	Group string `yaml:"group,omitempty" json:"group,omitempty" apex:"identity"`
-	// User selects enrolled nodes by the user of their identity; it matches nothing until identities exist.
-	User string `yaml:"user,omitempty" json:"user,omitempty" apex:"identity"`
+	// Groups selects enrolled nodes whose identity is in one of these groups. Where the network has several issuers, a
+	// name says which: "<issuer>:<group>".
+	Groups []string `yaml:"groups,omitempty" json:"groups,omitempty" apex:"identity,items=1-256,unique"`
+	// Users selects enrolled nodes by the username of their identity, qualified likewise.
+	Users []string `yaml:"users,omitempty" json:"users,omitempty" apex:"identity,items=1-256,unique"`
 }
 
 // PolicyTest asserts what the policy must allow and must deny. Endpoints are node names, or addresses or prefixes
@@ -220,11 +362,13 @@ type TrustRootSpec struct {
 	// Manifest keys sign generations. Signatures of witnesses count towards the threshold too, beside at least one of these.
 	Manifest Role `yaml:"manifest" json:"manifest"`
 	// Witnesses recompile a commit and co-sign its manifest.
-	Witnesses Role `yaml:"witnesses,omitempty" json:"witnesses,omitempty"`
+	Witnesses WitnessRole `yaml:"witnesses,omitempty" json:"witnesses,omitempty"`
 	// Timestamp keys state that a manifest is still the current one.
 	Timestamp Role `yaml:"timestamp" json:"timestamp"`
 	// Appliers may ask a controller to take a commit now.
-	Appliers Role `yaml:"appliers,omitempty" json:"appliers,omitempty"`
+	Appliers ApplierRole `yaml:"appliers,omitempty" json:"appliers,omitempty"`
+	// Enrolment keys sign bindings, and nothing else.
+	Enrolment Role `yaml:"enrolment,omitempty" json:"enrolment,omitempty"`
 	// Routes says which prefixes outside its ranges a zone's nodes may claim.
 	Routes []RouteClaim `yaml:"routes,omitempty" json:"routes,omitempty" apex:"items=0-1024"`
 	// Validity is how long signatures live.
@@ -249,6 +393,51 @@ type Role struct {
 	Keys []string `yaml:"keys" json:"keys" apex:"name,items=1-256,unique"`
 	// Threshold is how many distinct keys must sign. Default 1.
 	Threshold int `yaml:"threshold,omitempty" json:"threshold,omitempty" apex:"min=1,max=256"`
+}
+
+// ApplierRole is a Role that CI systems may hold by identity.
+type ApplierRole struct {
+	// Keys are names from spec.keys.
+	Keys []string `yaml:"keys,omitempty" json:"keys,omitempty" apex:"name,items=0-256,unique"`
+	// Identities may apply with an ID token instead of a key.
+	Identities []ApplierIdentity `yaml:"identities,omitempty" json:"identities,omitempty" apex:"items=0-64"`
+}
+
+// ApplierIdentity is a CI job that may apply. It stands in the trust root whole, so that a change of Network.spec.issuers
+// gives nobody this right.
+type ApplierIdentity struct {
+	// Name is what refusals call it.
+	Name string `yaml:"name" json:"name" apex:"name"`
+	// Issuer is the URL in the token's `iss`.
+	Issuer string `yaml:"issuer" json:"issuer"`
+	// Audience is what `aud` must be. Default apex.
+	Audience string `yaml:"audience,omitempty" json:"audience,omitempty"`
+	// Match compares claims as a member rule does; at least one.
+	Match map[string]string `yaml:"match" json:"match"`
+	// CommitClaim is the claim that must equal the commit applied, such as sha (GitHub) or ci_sha (GitLab: sha).
+	CommitClaim string `yaml:"commitClaim" json:"commitClaim"`
+}
+
+// WitnessRole is a Role that CI systems may hold by identity.
+type WitnessRole struct {
+	// Keys are names from spec.keys.
+	Keys []string `yaml:"keys,omitempty" json:"keys,omitempty" apex:"name,items=0-256,unique"`
+	// Threshold is how many distinct witnesses must sign.
+	Threshold int `yaml:"threshold,omitempty" json:"threshold,omitempty" apex:"min=1,max=256"`
+	// Identities may co-sign with an ID token bound to the manifest instead of a key.
+	Identities []WitnessIdentity `yaml:"identities,omitempty" json:"identities,omitempty" apex:"items=0-16"`
+}
+
+// WitnessIdentity is a CI job that may co-sign manifests. Agents verify its tokens with the keys listed here, offline.
+type WitnessIdentity struct {
+	// Name is what refusals call it.
+	Name string `yaml:"name" json:"name" apex:"name"`
+	// Issuer is the URL in the token's `iss`.
+	Issuer string `yaml:"issuer" json:"issuer"`
+	// Match compares claims as a member rule does; at least one.
+	Match map[string]string `yaml:"match" json:"match"`
+	// Keys are the issuer's signing keys, each a JSON Web Key (RFC 7517) on one line. `apex trust issuer-keys` fetches them.
+	Keys []string `yaml:"keys" json:"keys" apex:"items=1-16,unique"`
 }
 
 // MaintainerRule lets keys change paths. Paths are slash-separated globs in which `**` crosses folders.

@@ -30,6 +30,14 @@ const (
 	MaxArtefactEventBytes  = 6 << 20
 	MaxUpdateArtefacts     = 4096
 	MaxUpdateArtefactBytes = 32 << 20
+	// MaxTokenBytes bounds an ID token, MaxEnrolBytes a request with one, MaxEvidenceBytes an evidence record with its
+	// chain, MaxBindingBytes a signed binding, MaxBindingsAsked how many records a witness asks for at once.
+	MaxTokenBytes    = 16 << 10
+	MaxEnrolBytes    = 32 << 10
+	MaxEvidenceBytes = 256 << 10
+	MaxBindingBytes  = 64 << 10
+	MaxBindingsAsked = 200
+	MaxRecordsBytes  = 64 << 20
 	// MaxConditions, MaxReason and MaxMessage bound a status; strings are in bytes.
 	MaxConditions = 32
 	MaxReason     = 64

@@ -21,6 +21,15 @@ const (
 	PatternPending  = "GET /v1/networks/{network}/pending"
 	PatternCosign   = "POST /v1/networks/{network}/cosign"
 	PatternWebhook  = "POST /v1/networks/{network}/webhook"
+
+	PatternEnrolment  = "GET /v1/networks/{network}/enrolment"
+	PatternEnrol      = "POST /v1/networks/{network}/zones/{zone}/enrol"
+	PatternRotate     = "POST /v1/networks/{network}/zones/{zone}/nodes/{node}/rotate"
+	PatternLeave      = "POST /v1/networks/{network}/zones/{zone}/nodes/{node}/leave"
+	PatternEnrolments = "GET /v1/networks/{network}/enrolments"
+	PatternDecide     = "POST /v1/networks/{network}/enrolments"
+	PatternBindings   = "GET /v1/networks/{network}/zones/{zone}/bindings/{digest}"
+	PatternRecords    = "POST /v1/networks/{network}/bindings"
 )
 
 // Query parameters. QueryHave is the digest of the view the node holds, QueryManifest that of the manifest payload it
@@ -94,3 +103,26 @@ func CosignPath(network string) string { return NetworkPath(network) + "/cosign"
 
 // WebhookPath takes a forge's webhook.
 func WebhookPath(network string) string { return NetworkPath(network) + "/webhook" }
+
+// EnrolmentPath is where the EnrolmentInfo is.
+func EnrolmentPath(network string) string { return NetworkPath(network) + "/enrolment" }
+
+// EnrolPath takes an EnrolRequest.
+func EnrolPath(network, zone string) string { return ZonePath(network, zone) + "/enrol" }
+
+// RotatePath takes a RotateRequest, LeavePath an empty body that ends the node's binding.
+func RotatePath(network, zone, node string) string { return NodePath(network, zone, node) + "/rotate" }
+
+// LeavePath ends the node's binding.
+func LeavePath(network, zone, node string) string { return NodePath(network, zone, node) + "/leave" }
+
+// EnrolmentsPath lists enrolments and takes decisions.
+func EnrolmentsPath(network string) string { return NetworkPath(network) + "/enrolments" }
+
+// BindingsPath is where the Bindings artefact of a manifest is, for witnesses.
+func BindingsPath(network, zone string, bindings peermap.Digest) string {
+	return ZonePath(network, zone) + "/bindings/" + bindings.String()
+}
+
+// RecordsPath gives witnesses the records they ask for.
+func RecordsPath(network string) string { return NetworkPath(network) + "/bindings" }
