@@ -1,0 +1,169 @@
+package idp_test
+
+import (
+	"errors"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/apex-network/apex/internal/idp"
+)
+
+func TestDexSignsPeopleIn(t *testing.T) {
+	d := idp.RunDex(t, idp.DexOptions{Users: idp.Users{alice}, Place: idp.Place{TLS: true}})
+	if !strings.HasPrefix(d.Issuer(), "https://127.0.0.1:") {
+		t.Fatalf("issuer %s", d.Issuer())
+	}
+	r := newRig(t, d.Issuer(), d.Client())
+	person := idp.Person{Login: alice.Email, Password: alice.Password, Client: d.Client()}
+
+	t.Run("device flow", func(t *testing.T) {
+		answer := r.device(person, url.Values{"nonce": {"mine"}})
+		claims := r.claims(answer)
+		wantGroups(t, claims, "admins", "staff")
+		wantNonce(t, "device flow", claims, "")
+		want := []string{"at_hash", "aud", "c_hash", "email", "email_verified", "exp", "groups", "iat", "iss", "name",
+			"preferred_username", "sub"}
+		if got := names(claims); !slices.Equal(got, want) {
+			t.Errorf("claims %q, want %q", got, want)
+		}
+		next := r.claims(r.mustRefresh(answer, url.Values{"nonce": {"later"}}))
+		wantGroups(t, next, "admins", "staff")
+		wantNonce(t, "refresh after device flow", next, "")
+	})
+	t.Run("authorization code", func(t *testing.T) {
+		answer := r.code(person, "mine")
+		wantNonce(t, "code flow", r.claims(answer), "mine")
+		next := r.mustRefresh(answer, url.Values{"nonce": {"later"}})
+		wantNonce(t, "refresh after code flow", r.claims(next), "mine")
+		if text(next, "refresh_token") == text(answer, "refresh_token") {
+			t.Error("the refresh token was not rotated")
+		}
+		if status, _ := r.refresh(answer, nil); status == http.StatusOK {
+			t.Error("a used refresh token still works")
+		}
+	})
+	t.Run("password grant of a job", func(t *testing.T) {
+		answer := r.mustPost(r.provider.Endpoint().TokenURL, url.Values{
+			"grant_type": {"password"}, "client_id": {idp.JobID}, "client_secret": {idp.JobSecret}, "nonce": {"mine"},
+			"username": {alice.Email}, "password": {alice.Password}, "scope": {"openid groups"},
+		})
+		if text(answer, "id_token") == "" {
+			t.Error("no ID token")
+		}
+	})
+	t.Run("no client credentials", func(t *testing.T) {
+		status, answer := r.post(r.provider.Endpoint().TokenURL, url.Values{
+			"grant_type": {"client_credentials"}, "client_id": {idp.JobID}, "client_secret": {idp.JobSecret},
+			"scope": {"openid"},
+		})
+		if status != http.StatusBadRequest || answer["error"] != "unsupported_grant_type" {
+			t.Errorf("%d %v", status, answer["error"])
+		}
+	})
+	t.Run("wrong password", func(t *testing.T) {
+		code := r.mustPost(r.provider.Endpoint().DeviceAuthURL, url.Values{"client_id": {idp.ClientID}, "scope": {r.scope}})
+		stranger := idp.Person{Login: alice.Email, Password: "looking glass", Client: d.Client()}
+		if err := stranger.Approve(t.Context(), text(code, "verification_uri_complete")); !errors.Is(err, idp.ErrRefused) {
+			t.Errorf("got %v", err)
+		}
+	})
+	t.Run("denied", func(t *testing.T) {
+		code := r.mustPost(r.provider.Endpoint().DeviceAuthURL, url.Values{"client_id": {idp.ClientID}, "scope": {r.scope}})
+		if err := person.Deny(t.Context(), text(code, "verification_uri_complete")); err != nil {
+			t.Fatal(err)
+		}
+		_, answer := r.post(r.provider.Endpoint().TokenURL, url.Values{
+			"client_id": {idp.ClientID}, "grant_type": {deviceGrant}, "device_code": {text(code, "device_code")},
+		})
+		if answer["error"] != "authorization_pending" {
+			t.Errorf("Dex tells the device %v", answer["error"])
+		}
+	})
+}
+
+func TestDexRestarts(t *testing.T) {
+	d := idp.RunDex(t, idp.DexOptions{Users: idp.Users{alice}})
+	r := newRig(t, d.Issuer(), d.Client())
+	answer := r.device(idp.Person{Login: alice.Email, Password: alice.Password, Client: d.Client()}, nil)
+
+	moved := alice
+	moved.Groups = []string{"staff"}
+	if err := d.SetUsers(t.Context(), idp.Users{moved}); err != nil {
+		t.Fatal(err)
+	}
+	wantGroups(t, r.claims(answer), "admins", "staff") // the old token still verifies: the keys are the same
+	answer = r.mustRefresh(answer, nil)
+	wantGroups(t, r.claims(answer), "staff")
+
+	if err := d.SetUsers(t.Context(), nil); err != nil {
+		t.Fatal(err)
+	}
+	if status, _ := r.refresh(answer, nil); status == http.StatusOK {
+		t.Error("somebody who is gone gets new tokens")
+	}
+	before := keyIDs(t, r)
+	if err := d.LoseState(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if after := keyIDs(t, r); slices.Equal(before, after) {
+		t.Error("the signing keys did not change")
+	}
+}
+
+// keyIDs lists what the provider publishes, from discovery on.
+func keyIDs(t *testing.T, r *rig) []string {
+	t.Helper()
+	var discovery struct {
+		Keys string `json:"jwks_uri"`
+	}
+	if err := r.provider.Claims(&discovery); err != nil {
+		t.Fatal(err)
+	}
+	var set struct {
+		Keys []struct {
+			ID string `json:"kid"`
+		} `json:"keys"`
+	}
+	getJSON(t, r.http, discovery.Keys, &set)
+	var ids []string
+	for _, k := range set.Keys {
+		ids = append(ids, k.ID)
+	}
+	slices.Sort(ids)
+	return ids
+}
+
+func TestDexWithLDAP(t *testing.T) {
+	directory := idp.RunSlapd(t, idp.Users{alice, {Username: "bob", Password: "builder", Groups: []string{"staff"}}})
+	d := idp.RunDex(t, idp.DexOptions{LDAP: directory})
+	r := newRig(t, d.Issuer(), d.Client())
+	answer := r.device(idp.Person{Login: "alice", Password: alice.Password, Client: d.Client()}, nil)
+	claims := r.claims(answer)
+	wantGroups(t, claims, "admins", "staff")
+	if text(claims, "email") != alice.Email || text(claims, "preferred_username") != "alice" {
+		t.Errorf("email %v, preferred_username %v", claims["email"], claims["preferred_username"])
+	}
+
+	// The last person leaves the group; nothing is restarted.
+	if err := directory.RemoveFromGroup(t.Context(), "alice", "admins"); err != nil {
+		t.Fatal(err)
+	}
+	answer = r.mustRefresh(answer, nil)
+	wantGroups(t, r.claims(answer), "staff")
+	bob := r.device(idp.Person{Login: "bob", Password: "builder", Client: d.Client()}, nil)
+	wantGroups(t, r.claims(bob), "staff")
+	if err := directory.AddToGroup(t.Context(), "bob", "admins"); err != nil {
+		t.Fatal(err)
+	}
+	wantGroups(t, r.claims(r.mustRefresh(bob, nil)), "admins", "staff")
+
+	if err := directory.RemovePerson(t.Context(), "alice"); err != nil {
+		t.Fatal(err)
+	}
+	if status, _ := r.refresh(answer, nil); status == http.StatusOK {
+		t.Error("somebody whom the directory lost gets new tokens")
+	}
+}
