@@ -93,10 +93,10 @@ type honest struct {
 }
 
 func (h *honest) Root(_ context.Context, version uint64) ([]byte, error) {
-	if version > uint64(len(h.network.Roots)) {
-		return nil, fetch.ErrNotFound
+	if envelope, ok := h.network.SignedRoot(version); ok {
+		return envelope, nil
 	}
-	return h.network.Roots[version-1], nil
+	return nil, fetch.ErrNotFound
 }
 
 func (h *honest) Timestamp(context.Context) ([]byte, error) { return h.g.Timestamp, nil }

@@ -204,12 +204,13 @@ func (c *Controller) verify(r *http.Request, g *Generation) error {
 }
 
 func (c *Controller) root(w http.ResponseWriter, r *http.Request, g *Generation) {
-	version, err := strconv.Atoi(r.PathValue("version"))
-	if err != nil || version < 1 || version > len(g.Network.Roots) {
+	version, err := strconv.ParseUint(r.PathValue("version"), 10, 64)
+	envelope, ok := g.Network.SignedRoot(version)
+	if err != nil || !ok {
 		notFound(w)
 		return
 	}
-	w.Write(g.Network.Roots[version-1])
+	w.Write(envelope)
 }
 
 func (c *Controller) view(w http.ResponseWriter, r *http.Request, g *Generation) {
@@ -281,7 +282,7 @@ func (c *Controller) watch(w http.ResponseWriter, r *http.Request, g *Generation
 func (c *Controller) update(g *Generation, node string) []byte {
 	v := g.Views[node]
 	u := protocol.Update{
-		Manifest: g.Manifest, Timestamp: g.Timestamp, RootVersion: uint64(len(g.Network.Roots)), Index: v.Index, Size: v.Size, Proof: v.Proof,
+		Manifest: g.Manifest, Timestamp: g.Timestamp, RootVersion: g.Network.RootVersion(), Index: v.Index, Size: v.Size, Proof: v.Proof,
 		ViewDigest: peermap.DigestOf(v.Bytes),
 		View:       &protocol.Artefact{Digest: peermap.DigestOf(v.Bytes), Encoding: protocol.Identity, Data: v.Bytes},
 	}

@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -25,9 +26,10 @@ import (
 type Network struct {
 	t    testing.TB
 	Name string
-	// Roots are the signed trust roots; the first has version 1 and is the pin.
-	Roots [][]byte
-	Root  *signer.Root // the newest
+	Root *signer.Root // the newest
+
+	mu    sync.Mutex // guards roots: a controller serves them while a test adds to them
+	roots [][]byte   // signed; the first has version 1 and is the pin
 
 	rootKey  ssh.Signer
 	Manifest signer.PrivateKey
@@ -67,7 +69,8 @@ func sshKey(t testing.TB, s ssh.Signer) signer.PublicKey {
 
 // Pin is the digest of the first root.
 func (n *Network) Pin() peermap.Digest {
-	env, err := signer.ParseEnvelope(n.Roots[0], peermap.MaxRootBytes)
+	first, _ := n.SignedRoot(1)
+	env, err := signer.ParseEnvelope(first, peermap.MaxRootBytes)
 	check(n.t, err)
 	return peermap.DigestOf(env.Payload)
 }
@@ -95,8 +98,28 @@ func (n *Network) AddRoot(root *signer.Root) {
 	n.t.Helper()
 	canonical, err := root.Canonical()
 	check(n.t, err)
+	signed := n.SignRoot(canonical)
 	n.Root = canonical
-	n.Roots = append(n.Roots, n.SignRoot(canonical))
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.roots = append(n.roots, signed)
+}
+
+// SignedRoot gives a signed trust root by its version; false above the newest. Any goroutine may call it.
+func (n *Network) SignedRoot(version uint64) ([]byte, bool) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if version < 1 || version > uint64(len(n.roots)) {
+		return nil, false
+	}
+	return n.roots[version-1], true
+}
+
+// RootVersion is the number of trust roots there are. Any goroutine may call it.
+func (n *Network) RootVersion() uint64 {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return uint64(len(n.roots))
 }
 
 // NextRoot adds the successor of the newest root, changed by edit.
