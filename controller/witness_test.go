@@ -26,7 +26,7 @@ func twoSigners(t *testing.T, key *signer.PrivateKey) func(*world) {
 			t.Fatal(err)
 		}
 		w.root.Spec.Keys = append(w.root.Spec.Keys, spec.TrustKey{Name: "witness", Ed25519: key.Raw()})
-		w.root.Spec.Witnesses = spec.Role{Keys: []string{"witness"}}
+		w.root.Spec.Witnesses = spec.WitnessRole{Keys: []string{"witness"}}
 		w.root.Spec.Manifest.Threshold = 2
 	}
 }

@@ -36,7 +36,7 @@ func (c *checker) checkSide(p *Document[Policy], path string, side []Selector, z
 			sound = false
 			continue
 		}
-		if s.Group != "" || s.User != "" {
+		if len(s.Groups)+len(s.Users) > 0 {
 			identities++
 			continue
 		}
@@ -56,13 +56,13 @@ func (c *checker) checkSide(p *Document[Policy], path string, side []Selector, z
 // checkShape reports a selector that does not set exactly one field.
 func (c *checker) checkShape(p *Document[Policy], path string, s *Selector) bool {
 	set := 0
-	for _, on := range []bool{s.Any, s.Node != "", len(s.Labels) > 0, s.CIDR.IsValid(), s.Group != "", s.User != ""} {
+	for _, on := range []bool{s.Any, s.Node != "", len(s.Labels) > 0, s.CIDR.IsValid(), len(s.Groups) > 0, len(s.Users) > 0} {
 		if on {
 			set++
 		}
 	}
 	written, known := p.places.children(path)
-	const hint = "set exactly one of any, node, labels, cidr, group and user; write several selectors for a union"
+	const hint = "set exactly one of any, node, labels, cidr, groups and users; write several selectors for a union"
 	switch {
 	case known && written > 1 || set > 1:
 		c.errorf(p, path, diag.SelectorShape, hint, "the selector sets %d fields", max(written, set))

@@ -105,9 +105,11 @@ func (f trustFlags) document(network string) (spec.TrustRoot, error) {
 		}
 	}
 	for _, v := range f.witness {
-		if err := addRaw(&d.Spec, "--witness", v, &d.Spec.Witnesses); err != nil {
+		var witness spec.Role
+		if err := addRaw(&d.Spec, "--witness", v, &witness); err != nil {
 			return d, err
 		}
+		d.Spec.Witnesses.Keys = append(d.Spec.Witnesses.Keys, witness.Keys...)
 		d.Spec.Manifest.Threshold = 2
 	}
 	return d, nil

@@ -124,7 +124,7 @@ func (f *Fleet) firstRoot() (document, envelope string, err error) {
 		Maintainers: []spec.MaintainerRule{{Name: "everything", Keys: []string{"ada"}, Paths: []string{"**"}}},
 		Manifest:    spec.Role{Keys: []string{"controller"}},
 		Timestamp:   spec.Role{Keys: []string{"controller"}},
-		Appliers:    spec.Role{Keys: []string{"ada"}},
+		Appliers:    spec.ApplierRole{Keys: []string{"ada"}},
 		Validity:    f.opt.Validity,
 	}}
 	if f.opt.Witness {

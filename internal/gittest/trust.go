@@ -83,9 +83,10 @@ func (t *TrustRoot) RemoveKey(name string) {
 		}
 	}
 	t.Spec.Keys = keys
-	for _, r := range []*spec.Role{&t.Spec.Root, &t.Spec.Forge, &t.Spec.Appliers} {
+	for _, r := range []*spec.Role{&t.Spec.Root, &t.Spec.Forge} {
 		r.Keys = without(r.Keys)
 	}
+	t.Spec.Appliers.Keys = without(t.Spec.Appliers.Keys)
 	var rules []spec.MaintainerRule
 	for _, m := range t.Spec.Maintainers {
 		if m.Keys = without(m.Keys); len(m.Keys) > 0 {

@@ -178,9 +178,9 @@ func RootFromSpec(ts spec.TrustRootSpec, network string) (*signer.Root, error) {
 		Root:      role(ts.Root),
 		Forge:     role(ts.Forge),
 		Manifest:  role(ts.Manifest),
-		Witnesses: role(ts.Witnesses),
+		Witnesses: role(spec.Role{Keys: ts.Witnesses.Keys, Threshold: ts.Witnesses.Threshold}),
 		Timestamp: role(ts.Timestamp),
-		Appliers:  role(ts.Appliers),
+		Appliers:  role(spec.Role{Keys: ts.Appliers.Keys}),
 		Validity: signer.Validity{
 			Manifest:  int64(time.Duration(ts.Validity.Manifest) / time.Second),
 			Timestamp: int64(time.Duration(ts.Validity.Timestamp) / time.Second),

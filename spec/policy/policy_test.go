@@ -138,7 +138,7 @@ func TestIdentitySelectors(t *testing.T) {
 	rules := NewRules(spec.DefaultDeny, []*spec.Document[spec.Policy]{{Value: spec.Policy{
 		Metadata: spec.Metadata{Name: "p", Zone: "z"},
 		Spec: spec.PolicySpec{Allow: []spec.Rule{
-			{From: []spec.Selector{{Group: "ops"}}, To: []spec.Selector{{User: "eva"}}}}},
+			{From: []spec.Selector{{Groups: []string{"ops"}}}, To: []spec.Selector{{Users: []string{"eva"}}}}}},
 	}}}, NewRoutes(nil), time.Time{})
 	for want, s := range map[int]Subject{
 		0: SubjectOf(&spec.Node{Metadata: spec.Metadata{Name: "eva", Labels: map[string]string{"group": "ops"}}}),

@@ -208,10 +208,10 @@ func selectorName(s spec.Selector) string {
 			fmt.Fprintf(&b, " %q=%q", k, s.Labels[k])
 		}
 		return b.String()
-	case s.Group != "":
-		return "group " + strconv.Quote(s.Group)
-	case s.User != "":
-		return "user " + strconv.Quote(s.User)
+	case len(s.Groups) > 0:
+		return fmt.Sprintf("groups %q", slices.Sorted(slices.Values(s.Groups)))
+	case len(s.Users) > 0:
+		return fmt.Sprintf("users %q", slices.Sorted(slices.Values(s.Users)))
 	}
 	return ""
 }
@@ -227,10 +227,12 @@ func (b *ruleBuilder) file(s spec.Selector, t Term) {
 		k := slices.Min(slices.Collect(maps.Keys(s.Labels)))
 		at := label{k, s.Labels[k]}
 		b.byLabel[at] = append(b.byLabel[at], labelTerm{s.Labels, t})
-	case s.Group != "":
-		b.byGroup[s.Group] = append(b.byGroup[s.Group], t)
-	case s.User != "":
-		b.byUser[s.User] = append(b.byUser[s.User], t)
+	}
+	for _, g := range s.Groups {
+		b.byGroup[g] = append(b.byGroup[g], t)
+	}
+	for _, u := range s.Users {
+		b.byUser[u] = append(b.byUser[u], t)
 	}
 }
 
