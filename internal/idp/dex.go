@@ -69,7 +69,7 @@ type Dex struct {
 
 	mu      sync.Mutex
 	options DexOptions
-	gone    Users // people who were known once; see passwords
+	gone    Users    // people who were known once; see passwords
 	serving *serving // nil once closed
 }
 
@@ -230,8 +230,8 @@ func orDefault(d, otherwise time.Duration) string {
 
 // passwords renders the people for Dex. Hashing is slow on purpose, so equal passwords share a hash.
 //
-// Those who are gone stay listed with another user ID and nobody's password, so that they are refused. Dex would look for
-// an unlisted person in its database, inside the transaction that already holds the only connection, and hang for good.
+// Those who are gone stay listed with another user ID and nobody's password, so that they are refused. Dex would look
+// for an unlisted person in its database, inside the transaction that already holds the only connection, and hang.
 func (us Users) passwords(gone Users) ([]object, error) {
 	hashes := map[string]string{}
 	hash := func(password string) (string, error) {

@@ -20,6 +20,7 @@ func TestDexSignsPeopleIn(t *testing.T) {
 	person := idp.Person{Login: alice.Email, Password: alice.Password, Client: d.Client()}
 
 	t.Run("device flow", func(t *testing.T) {
+		r := r.on(t)
 		answer := r.device(person, url.Values{"nonce": {"mine"}})
 		claims := r.claims(answer)
 		wantGroups(t, claims, "admins", "staff")
@@ -34,6 +35,7 @@ func TestDexSignsPeopleIn(t *testing.T) {
 		wantNonce(t, "refresh after device flow", next, "")
 	})
 	t.Run("authorization code", func(t *testing.T) {
+		r := r.on(t)
 		answer := r.code(person, "mine")
 		wantNonce(t, "code flow", r.claims(answer), "mine")
 		next := r.mustRefresh(answer, url.Values{"nonce": {"later"}})
@@ -46,6 +48,7 @@ func TestDexSignsPeopleIn(t *testing.T) {
 		}
 	})
 	t.Run("password grant of a job", func(t *testing.T) {
+		r := r.on(t)
 		answer := r.mustPost(r.provider.Endpoint().TokenURL, url.Values{
 			"grant_type": {"password"}, "client_id": {idp.JobID}, "client_secret": {idp.JobSecret}, "nonce": {"mine"},
 			"username": {alice.Email}, "password": {alice.Password}, "scope": {"openid groups"},
@@ -55,6 +58,7 @@ func TestDexSignsPeopleIn(t *testing.T) {
 		}
 	})
 	t.Run("no client credentials", func(t *testing.T) {
+		r := r.on(t)
 		status, answer := r.post(r.provider.Endpoint().TokenURL, url.Values{
 			"grant_type": {"client_credentials"}, "client_id": {idp.JobID}, "client_secret": {idp.JobSecret},
 			"scope": {"openid"},
@@ -64,6 +68,7 @@ func TestDexSignsPeopleIn(t *testing.T) {
 		}
 	})
 	t.Run("wrong password", func(t *testing.T) {
+		r := r.on(t)
 		code := r.mustPost(r.provider.Endpoint().DeviceAuthURL, url.Values{"client_id": {idp.ClientID}, "scope": {r.scope}})
 		stranger := idp.Person{Login: alice.Email, Password: "looking glass", Client: d.Client()}
 		if err := stranger.Approve(t.Context(), text(code, "verification_uri_complete")); !errors.Is(err, idp.ErrRefused) {
@@ -71,6 +76,7 @@ func TestDexSignsPeopleIn(t *testing.T) {
 		}
 	})
 	t.Run("denied", func(t *testing.T) {
+		r := r.on(t)
 		code := r.mustPost(r.provider.Endpoint().DeviceAuthURL, url.Values{"client_id": {idp.ClientID}, "scope": {r.scope}})
 		if err := person.Deny(t.Context(), text(code, "verification_uri_complete")); err != nil {
 			t.Fatal(err)

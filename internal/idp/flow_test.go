@@ -43,6 +43,12 @@ func newRig(t *testing.T, issuer string, client *http.Client) *rig {
 	return &rig{t, client, provider, "openid email profile groups offline_access"}
 }
 
+// on gives the rig to a subtest.
+func (r rig) on(t *testing.T) *rig {
+	r.t = t
+	return &r
+}
+
 func (r *rig) post(endpoint string, form url.Values) (int, map[string]any) {
 	r.t.Helper()
 	if endpoint == "" {
@@ -80,7 +86,9 @@ func (r *rig) device(p idp.Person, extra url.Values) map[string]any {
 	form := url.Values{"client_id": {idp.ClientID}, "scope": {r.scope}}
 	maps.Copy(form, extra)
 	code := r.mustPost(r.provider.Endpoint().DeviceAuthURL, form)
-	poll := url.Values{"client_id": {idp.ClientID}, "grant_type": {deviceGrant}, "device_code": {text(code, "device_code")}}
+	poll := url.Values{
+		"client_id": {idp.ClientID}, "grant_type": {deviceGrant}, "device_code": {text(code, "device_code")},
+	}
 	if status, answer := r.post(r.provider.Endpoint().TokenURL, poll); answer["error"] != "authorization_pending" {
 		r.t.Fatalf("before anybody approved: %d %v", status, answer["error"])
 	}
@@ -93,14 +101,17 @@ func (r *rig) device(p idp.Person, extra url.Values) map[string]any {
 // code runs an authorization code flow with PKCE to a loopback listener.
 func (r *rig) code(p idp.Person, nonce string) map[string]any {
 	r.t.Helper()
-	listener := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "done") }))
+	listener := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		fmt.Fprint(w, "done")
+	}))
 	defer listener.Close()
 	verifier := oauth2.GenerateVerifier()
 	config := oauth2.Config{
 		ClientID: idp.ClientID, Endpoint: r.provider.Endpoint(), RedirectURL: listener.URL + "/callback",
 		Scopes: strings.Fields(r.scope),
 	}
-	end, err := p.Follow(r.t.Context(), config.AuthCodeURL("st4te", oauth2.S256ChallengeOption(verifier), oidc.Nonce(nonce)))
+	address := config.AuthCodeURL("st4te", oauth2.S256ChallengeOption(verifier), oidc.Nonce(nonce))
+	end, err := p.Follow(r.t.Context(), address)
 	if err != nil {
 		r.t.Fatal(err)
 	}

@@ -37,7 +37,7 @@ func (p Person) Approve(ctx context.Context, verificationURIComplete string) err
 	return err
 }
 
-// Deny is Approve, but in the end the person refuses. Zitadel tells the device; Dex lets it wait for the code to expire.
+// Deny is Approve, but in the end the person refuses. Zitadel tells the device; Dex lets it wait for the code's expiry.
 func (p Person) Deny(ctx context.Context, verificationURIComplete string) error {
 	_, err := p.browse(ctx, verificationURIComplete, "rejected", "denied")
 	if errors.Is(err, ErrRefused) && strings.Contains(err.Error(), "Approval rejected") {

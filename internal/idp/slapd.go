@@ -35,8 +35,8 @@ type Slapd struct {
 	process Process
 }
 
-// StartSlapd starts slapd at place.Addr with the people and their groups, and returns when it has them. place.TLS is not
-// used: Dex and slapd stand on one host. Without the packages: ErrNoSlapd.
+// StartSlapd starts slapd at place.Addr with the people and their groups, and returns when it has them. place.TLS is
+// not used: Dex and slapd stand on one host. Without the packages: ErrNoSlapd.
 func StartSlapd(ctx context.Context, place Place, users Users) (*Slapd, error) {
 	slapd, err := exec.LookPath("slapd")
 	if err != nil {
