@@ -167,7 +167,9 @@ func (a *Agent) Run(ctx context.Context) error {
 	defer cancel()
 	var group sync.WaitGroup
 	failed := make(chan error, 2)
-	group.Go(func() { failed <- status.Serve(ctx, socket, func() status.Status { return a.Status(ctx) }, a.log) })
+	mux := http.NewServeMux()
+	status.Handle(mux, func() status.Status { return a.Status(ctx) }, a.log)
+	group.Go(func() { failed <- status.Serve(ctx, socket, mux, a.log) })
 	if metrics != nil {
 		group.Go(func() { failed <- a.serveMetrics(ctx, metrics) })
 	}

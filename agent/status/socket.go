@@ -15,7 +15,7 @@ import (
 	"time"
 )
 
-// Path is where the status document stands on the socket, and the only thing that does.
+// Path is where the status document stands on the socket.
 const Path = "/v1/status"
 
 // DefaultSocket is where the agent listens unless told otherwise.
@@ -95,9 +95,8 @@ func (u *unlinking) Close() error {
 	return err
 }
 
-// Serve answers GET /v1/status with what take gives, until ctx ends. It closes the listener.
-func Serve(ctx context.Context, listener net.Listener, take func() Status, log *slog.Logger) error {
-	mux := http.NewServeMux()
+// Handle puts the status document, as take gives it, on the socket's mux.
+func Handle(mux *http.ServeMux, take func() Status, log *slog.Logger) {
 	mux.HandleFunc("GET "+Path, func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
 		w.Header().Set("Cache-Control", "no-store")
@@ -105,11 +104,15 @@ func Serve(ctx context.Context, listener net.Listener, take func() Status, log *
 			log.Debug("status reader went away", "error", err)
 		}
 	})
+}
+
+// Serve answers with handler until ctx ends. It closes the listener.
+func Serve(ctx context.Context, listener net.Listener, handler http.Handler, log *slog.Logger) error {
 	server := &http.Server{
-		Handler:           mux,
+		Handler:           handler,
 		ReadHeaderTimeout: 5 * time.Second,
 		ReadTimeout:       5 * time.Second,
-		WriteTimeout:      30 * time.Second,
+		WriteTimeout:      2 * time.Minute, // joining asks controllers
 		IdleTimeout:       5 * time.Second,
 		MaxHeaderBytes:    8 << 10,
 		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
@@ -148,7 +151,7 @@ func (c *Client) Get(ctx context.Context) (Status, error) {
 	}
 	resp, err := c.http.Do(req)
 	if err != nil {
-		return Status{}, c.explain(err)
+		return Status{}, ExplainDial(c.path, err)
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
@@ -161,12 +164,13 @@ func (c *Client) Get(ctx context.Context) (Status, error) {
 	return out, nil
 }
 
-func (c *Client) explain(err error) error {
+// ExplainDial says what it means that the socket at path could not be asked. ErrNoAgent if nobody listens.
+func ExplainDial(path string, err error) error {
 	switch {
 	case errors.Is(err, fs.ErrPermission):
-		return fmt.Errorf("status socket %s: only the agent's own user and root may read it (try sudo): %w", c.path, err)
+		return fmt.Errorf("status socket %s: only the agent's own user and root may use it (try sudo): %w", path, err)
 	case errors.Is(err, fs.ErrNotExist), isRefused(err):
-		return fmt.Errorf("status socket %s: %w; is apex-agent running? (%w)", c.path, ErrNoAgent, err)
+		return fmt.Errorf("status socket %s: %w; is apex-agent running? (%w)", path, ErrNoAgent, err)
 	}
-	return fmt.Errorf("status socket %s: %w", c.path, err)
+	return fmt.Errorf("status socket %s: %w", path, err)
 }

@@ -2,8 +2,8 @@
 // the client and server of the unix socket that carries it.
 //
 // The document is a copy taken at one instant. Whatever it shows carries the time it was true, so that a reader can
-// tell a live connection from a dead one that nobody noticed. Nothing here can change the agent: the socket answers
-// GET and nothing else.
+// tell a live connection from a dead one that nobody noticed. Nothing here can change the agent: what can, is in package
+// control, on the same socket.
 package status
 
 import "time"

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -57,7 +58,9 @@ func serve(t *testing.T, path string) (stop func()) {
 	}
 	done := make(chan error, 1)
 	go func() {
-		done <- Serve(ctx, l, func() Status { return Status{Node: "a", Zones: []Zone{}} }, slog.New(slog.DiscardHandler))
+		mux, log := http.NewServeMux(), slog.New(slog.DiscardHandler)
+		Handle(mux, func() Status { return Status{Node: "a", Zones: []Zone{}} }, log)
+		done <- Serve(ctx, l, mux, log)
 	}()
 	return func() {
 		cancel()
