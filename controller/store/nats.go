@@ -105,17 +105,8 @@ func (s *NATS) connect(ctx context.Context, url string, opts []nats.Option) erro
 	return nil
 }
 
-// Bucket implements Store.
-func (s *NATS) Bucket(ctx context.Context, cfg BucketConfig) (Bucket, error) {
-	kv, err := s.js.CreateOrUpdateKeyValue(ctx, jetstream.KeyValueConfig{
-		Bucket: cfg.Name, Description: cfg.Description, TTL: cfg.TTL, History: 1, Storage: jetstream.FileStorage,
-		MaxBytes: cfg.MaxBytes, MaxValueSize: cfg.MaxValueBytes, Replicas: s.replicas,
-	})
-	if err != nil {
-		return nil, fmt.Errorf("bucket %s: %w", cfg.Name, err)
-	}
-	return &natsBucket{name: cfg.Name, kv: kv}, nil
-}
+// Conn is the connection, for what replicas say to each other besides what they store.
+func (s *NATS) Conn() *nats.Conn { return s.conn }
 
 // Ready implements Store.
 func (s *NATS) Ready() error {
@@ -135,75 +126,4 @@ func (s *NATS) Close() error {
 		s.embedded.WaitForShutdown()
 	}
 	return nil
-}
-
-type natsBucket struct {
-	name string
-	kv   jetstream.KeyValue
-}
-
-func (b *natsBucket) fail(key string, err error) error {
-	switch {
-	case err == nil:
-		return nil
-	case errors.Is(err, jetstream.ErrKeyNotFound):
-		err = ErrNotFound
-	case errors.Is(err, jetstream.ErrKeyExists):
-		err = ErrExists
-	}
-	return fmt.Errorf("%s/%s: %w", b.name, key, err)
-}
-
-func (b *natsBucket) Get(ctx context.Context, key string) ([]byte, error) {
-	e, err := b.kv.Get(ctx, key)
-	if err != nil {
-		return nil, b.fail(key, err)
-	}
-	return e.Value(), nil
-}
-
-func (b *natsBucket) Put(ctx context.Context, key string, value []byte) error {
-	_, err := b.kv.Put(ctx, key, value)
-	return b.fail(key, err)
-}
-
-func (b *natsBucket) Create(ctx context.Context, key string, value []byte) error {
-	_, err := b.kv.Create(ctx, key, value)
-	return b.fail(key, err)
-}
-
-func (b *natsBucket) Delete(ctx context.Context, key string) error {
-	err := b.kv.Purge(ctx, key)
-	if errors.Is(err, jetstream.ErrKeyNotFound) {
-		return nil
-	}
-	return b.fail(key, err)
-}
-
-func (b *natsBucket) Each(ctx context.Context, prefix string, f func(string, []byte) error) error {
-	pattern := ">"
-	if prefix != "" {
-		pattern = prefix + ".>"
-	}
-	w, err := b.kv.Watch(ctx, pattern, jetstream.IgnoreDeletes())
-	if err != nil {
-		return b.fail(prefix, err)
-	}
-	defer func() { _ = w.Stop() }()
-	for {
-		select {
-		case <-ctx.Done():
-			return b.fail(prefix, ctx.Err())
-		case e, ok := <-w.Updates():
-			if !ok {
-				return fmt.Errorf("%s/%s: listing ended early", b.name, prefix)
-			}
-			if e == nil { // end of the values there are
-				return nil
-			}
-			if err := f(e.Key(), e.Value()); err != nil {
-				return err
-			}
-		}
-	}
 }

@@ -10,9 +10,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/nats-io/nats-server/v2/server"
-
 	"github.com/apex-network/apex/controller/store"
+	"github.com/apex-network/apex/internal/natstest"
 )
 
 func embedded(t *testing.T, dir string) store.Store {
@@ -24,32 +23,24 @@ func embedded(t *testing.T, dir string) store.Store {
 	return s
 }
 
-// external runs a server of its own on loopback and reaches it by URL.
-func external(t *testing.T) store.Store {
-	t.Helper()
-	srv, err := server.NewServer(&server.Options{
-		Host: "127.0.0.1", Port: server.RANDOM_PORT, JetStream: true, StoreDir: t.TempDir(), NoSigs: true, NoLog: true,
-	})
-	if err != nil {
-		t.Fatal(err)
+// external runs n servers on loopback and reaches them by URL.
+func external(n int) func(t *testing.T) store.Store {
+	return func(t *testing.T) store.Store {
+		c := natstest.Start(t, n)
+		s, err := store.OpenNATS(t.Context(), store.Options{URL: c.URL(), Replicas: n, Logger: slog.New(slog.DiscardHandler)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s
 	}
-	srv.Start()
-	t.Cleanup(func() { srv.Shutdown(); srv.WaitForShutdown() })
-	if !srv.ReadyForConnections(10 * time.Second) {
-		t.Fatal("server is not ready")
-	}
-	s, err := store.OpenNATS(t.Context(), store.Options{URL: srv.ClientURL(), Logger: slog.New(slog.DiscardHandler)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return s
 }
 
 func TestStoresBehaveAlike(t *testing.T) {
 	for name, open := range map[string]func(*testing.T) store.Store{
 		"memory":   func(*testing.T) store.Store { return store.NewMemory(time.Now) },
 		"embedded": func(t *testing.T) store.Store { return embedded(t, t.TempDir()) },
-		"external": external,
+		"external": external(1),
+		"cluster":  external(3),
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := open(t)
@@ -62,6 +53,11 @@ func TestStoresBehaveAlike(t *testing.T) {
 				t.Fatal(err)
 			}
 			exercise(t, b)
+			t.Run("revisions", func(t *testing.T) { exerciseRevisions(t, s) })
+			t.Run("watch", func(t *testing.T) { exerciseWatch(t, s) })
+			t.Run("blobs", func(t *testing.T) { exerciseBlobs(t, s) })
+			t.Run("ttl", func(t *testing.T) { exerciseTTL(t, s) })
+			t.Run("list", func(t *testing.T) { exerciseList(t, s) })
 			again, err := s.Bucket(t.Context(), store.BucketConfig{Name: "status", MaxValueBytes: 1 << 10})
 			if err != nil {
 				t.Fatal(err)

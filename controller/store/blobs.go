@@ -1,0 +1,87 @@
+package store
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// Blobs implements Store with JetStream's object store, which cuts blobs into messages and checks a digest of the whole.
+func (s *NATS) Blobs(ctx context.Context, cfg BucketConfig) (Blobs, error) {
+	os, err := s.js.CreateOrUpdateObjectStore(ctx, jetstream.ObjectStoreConfig{
+		Bucket: cfg.Name, Description: cfg.Description, MaxBytes: unbounded(cfg.MaxBytes), Storage: jetstream.FileStorage,
+		Replicas: s.replicas, Metadata: map[string]string{ours: "1"},
+	})
+	if err != nil {
+		return nil, fmt.Errorf("blobs %s: %w", cfg.Name, err)
+	}
+	return &natsBlobs{name: cfg.Name, os: os}, nil
+}
+
+type natsBlobs struct {
+	name string
+	os   jetstream.ObjectStore
+}
+
+func (b *natsBlobs) fail(name string, err error) error {
+	if err == nil {
+		return nil
+	}
+	if errors.Is(err, jetstream.ErrObjectNotFound) {
+		err = ErrNotFound
+	}
+	return fmt.Errorf("%s/%s: %w", b.name, name, err)
+}
+
+func (b *natsBlobs) Put(ctx context.Context, name string, data []byte) error {
+	if _, err := b.os.GetInfo(ctx, name); err == nil {
+		return nil
+	}
+	_, err := b.os.Put(ctx, jetstream.ObjectMeta{Name: name}, bytes.NewReader(data))
+	return b.fail(name, err)
+}
+
+func (b *natsBlobs) Get(ctx context.Context, name string, limit int) (_ []byte, err error) {
+	r, err := b.os.Get(ctx, name)
+	if err != nil {
+		return nil, b.fail(name, err)
+	}
+	defer func() { err = errors.Join(err, b.fail(name, r.Close())) }()
+	data, err := io.ReadAll(io.LimitReader(r, int64(limit)+1))
+	if err != nil {
+		return nil, b.fail(name, err)
+	}
+	if len(data) > limit {
+		return nil, fmt.Errorf("%s/%s: blob of more than %d bytes", b.name, name, limit)
+	}
+	return data, nil
+}
+
+func (b *natsBlobs) Delete(ctx context.Context, name string) error {
+	err := b.os.Delete(ctx, name)
+	if errors.Is(err, jetstream.ErrObjectNotFound) {
+		return nil
+	}
+	return b.fail(name, err)
+}
+
+func (b *natsBlobs) Names(ctx context.Context, prefix string) ([]string, error) {
+	list, err := b.os.List(ctx)
+	if errors.Is(err, jetstream.ErrNoObjectsFound) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, b.fail(prefix, err)
+	}
+	var out []string
+	for _, info := range list {
+		if below(prefix, info.Name) {
+			out = append(out, info.Name)
+		}
+	}
+	return out, nil
+}

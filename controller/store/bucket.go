@@ -1,0 +1,225 @@
+package store
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// markerLife is how long the marker of a deleted key stays. Whoever watches and is cut off for longer may miss that the key
+// went; without an end, markers of short-lived keys would fill the bucket.
+const markerLife = 7 * 24 * time.Hour
+
+// ours marks the streams that this package made, in an account that others may use too.
+const ours = "apex-store"
+
+// Names of JetStream's key-value convention.
+const (
+	streamPrefix  = "KV_"
+	subjectPrefix = "$KV."
+)
+
+// Bucket implements Store. The stream is that of a JetStream bucket (the nats command can read it), but for one thing:
+// values are read from the stream's leader, not from the nearest copy, so that a write which was acknowledged is seen by the
+// next read.
+func (s *NATS) Bucket(ctx context.Context, cfg BucketConfig) (Bucket, error) {
+	stream := jetstream.StreamConfig{
+		Name: streamPrefix + cfg.Name, Description: cfg.Description, Subjects: []string{subjectPrefix + cfg.Name + ".>"},
+		MaxMsgsPerSubject: 1, MaxMsgs: -1, MaxConsumers: -1, MaxBytes: unbounded(cfg.MaxBytes), MaxMsgSize: unbounded(cfg.MaxValueBytes),
+		MaxAge: cfg.TTL, Duplicates: window(cfg.TTL), Storage: jetstream.FileStorage, Replicas: s.replicas,
+		Discard: jetstream.DiscardNew, AllowRollup: true, DenyDelete: true, Metadata: map[string]string{ours: "1"},
+	}
+	if cfg.TTL == 0 {
+		stream.AllowMsgTTL, stream.SubjectDeleteMarkerTTL = true, markerLife
+	}
+	if _, err := s.js.CreateOrUpdateStream(ctx, stream); err != nil {
+		return nil, fmt.Errorf("bucket %s: %w", cfg.Name, err)
+	}
+	kv, err := s.js.KeyValue(ctx, cfg.Name)
+	if err != nil {
+		return nil, fmt.Errorf("bucket %s: %w", cfg.Name, err)
+	}
+	return &natsBucket{name: cfg.Name, kv: kv, markers: cfg.TTL == 0}, nil
+}
+
+// unbounded is n, or -1 for 0.
+func unbounded[N int32 | int64](n N) N { return cmp.Or(n, -1) }
+
+// window is how long JetStream recognises a repeated message, which nobody here needs: as short as the values' life.
+func window(ttl time.Duration) time.Duration {
+	if ttl > 0 {
+		return min(ttl, time.Minute)
+	}
+	return time.Minute
+}
+
+// Buckets implements Store.
+func (s *NATS) Buckets(ctx context.Context) ([]BucketConfig, error) {
+	var out []BucketConfig
+	list := s.js.ListStreams(ctx, jetstream.WithStreamListSubject(subjectPrefix+">"))
+	for info := range list.Info() {
+		name, ok := strings.CutPrefix(info.Config.Name, streamPrefix)
+		if c := info.Config; ok && c.Metadata[ours] != "" {
+			out = append(out, BucketConfig{
+				Name: name, Description: c.Description, TTL: c.MaxAge, MaxBytes: max(c.MaxBytes, 0), MaxValueBytes: max(c.MaxMsgSize, 0),
+			})
+		}
+	}
+	if err := list.Err(); err != nil {
+		return nil, fmt.Errorf("list buckets: %w", err)
+	}
+	slices.SortFunc(out, func(a, b BucketConfig) int { return strings.Compare(a.Name, b.Name) })
+	return out, nil
+}
+
+type natsBucket struct {
+	name    string
+	kv      jetstream.KeyValue
+	markers bool // whether the markers of deleted keys have a life of their own
+}
+
+func (b *natsBucket) fail(key string, err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, jetstream.ErrKeyNotFound):
+		err = ErrNotFound
+	case errors.Is(err, jetstream.ErrKeyRevisionMismatch): // before the next: they share a code
+		err = ErrConflict
+	case errors.Is(err, jetstream.ErrKeyExists):
+		err = ErrExists
+	case mismatch(err):
+		err = ErrConflict
+	}
+	return fmt.Errorf("%s/%s: %w", b.name, key, err)
+}
+
+// mismatch knows the code of replicated streams, which Create does not translate where the key was deleted before.
+func mismatch(err error) bool {
+	var api *jetstream.APIError
+	return errors.As(err, &api) && api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequenceConstant
+}
+
+func (b *natsBucket) Get(ctx context.Context, key string) ([]byte, error) {
+	value, _, err := b.GetRevision(ctx, key)
+	return value, err
+}
+
+func (b *natsBucket) GetRevision(ctx context.Context, key string) ([]byte, uint64, error) {
+	e, err := b.kv.Get(ctx, key)
+	if err != nil {
+		return nil, 0, b.fail(key, err)
+	}
+	return e.Value(), e.Revision(), nil
+}
+
+func (b *natsBucket) Put(ctx context.Context, key string, value []byte) error {
+	_, err := b.kv.Put(ctx, key, value)
+	return b.fail(key, err)
+}
+
+func (b *natsBucket) Create(ctx context.Context, key string, value []byte) error {
+	_, err := b.kv.Create(ctx, key, value)
+	if mismatch(err) {
+		err = jetstream.ErrKeyExists
+	}
+	return b.fail(key, err)
+}
+
+func (b *natsBucket) Update(ctx context.Context, key string, value []byte, revision uint64) (uint64, error) {
+	var next uint64
+	var err error
+	if revision == 0 {
+		// A deleted key has a revision too, that of its marker; Create knows.
+		if next, err = b.kv.Create(ctx, key, value); errors.Is(err, jetstream.ErrKeyExists) {
+			err = ErrConflict
+		}
+	} else {
+		next, err = b.kv.Update(ctx, key, value, revision)
+	}
+	return next, b.fail(key, err)
+}
+
+func (b *natsBucket) Delete(ctx context.Context, key string) error {
+	var opts []jetstream.KVDeleteOpt
+	if b.markers {
+		opts = append(opts, jetstream.PurgeTTL(markerLife))
+	}
+	err := b.kv.Purge(ctx, key, opts...)
+	if errors.Is(err, jetstream.ErrKeyNotFound) {
+		return nil
+	}
+	return b.fail(key, err)
+}
+
+// errEnough ends the watch of Each.
+var errEnough = errors.New("enough")
+
+func (b *natsBucket) Each(ctx context.Context, prefix string, f func(string, []byte) error) error {
+	err := b.follow(ctx, prefix, func(c Change) error {
+		if c.Key == "" {
+			return errEnough
+		}
+		return f(c.Key, c.Value)
+	}, jetstream.IgnoreDeletes())
+	if errors.Is(err, errEnough) {
+		return nil
+	}
+	return err
+}
+
+func (b *natsBucket) Watch(ctx context.Context, prefix string, f func(Change)) error {
+	ready := false
+	return b.follow(ctx, prefix, func(c Change) error {
+		ready = ready || c.Key == ""
+		if ready || !c.Deleted { // what is gone already is no news at the start
+			f(c)
+		}
+		return nil
+	})
+}
+
+// follow tells f what there is, a Change without a key, and what changes, until f fails.
+func (b *natsBucket) follow(ctx context.Context, prefix string, f func(Change) error, opts ...jetstream.WatchOpt) error {
+	pattern := ">"
+	if prefix != "" {
+		pattern = prefix + ".>"
+	}
+	w, err := b.kv.Watch(ctx, pattern, opts...)
+	if err != nil {
+		return b.fail(prefix, err)
+	}
+	defer func() {
+		_ = w.Stop() // the server forgets the consumer by itself
+		go func() {
+			for range w.Updates() { // until it is closed: the one who fills it may be waiting
+			}
+		}()
+	}()
+	for {
+		select {
+		case <-ctx.Done():
+			return b.fail(prefix, ctx.Err())
+		case e, ok := <-w.Updates():
+			if !ok {
+				return b.fail(prefix, ErrWatchEnded)
+			}
+			c := Change{}
+			if e != nil { // nil: end of the values there are
+				c = Change{Key: e.Key(), Value: e.Value(), Revision: e.Revision(), Deleted: e.Operation() != jetstream.KeyValuePut}
+				if c.Deleted {
+					c.Value = nil
+				}
+			}
+			if err := f(c); err != nil {
+				return err
+			}
+		}
+	}
+}

@@ -1,0 +1,147 @@
+// Package natstest runs NATS servers with JetStream on loopback for tests: one, or a cluster whose servers can be stopped
+// and started one by one.
+package natstest
+
+import (
+	"fmt"
+	"net"
+	"net/url"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+)
+
+// patience is how long servers may take to find each other on a loaded machine.
+const patience = 60 * time.Second
+
+// Cluster is a number of servers that know each other. Their ports and folders stay when they are stopped and started.
+type Cluster struct {
+	t       *testing.T
+	options []*server.Options
+	servers []*server.Server // nil: stopped
+}
+
+// Start runs n servers until the test ends and waits until JetStream is usable.
+func Start(t *testing.T, n int) *Cluster {
+	t.Helper()
+	c := &Cluster{t: t, servers: make([]*server.Server, n)}
+	dir := t.TempDir()
+	var routes []*url.URL
+	for i := range n {
+		o := &server.Options{
+			ServerName: fmt.Sprintf("n%d", i), Host: "127.0.0.1", Port: freePort(t), JetStream: true, NoSigs: true, NoLog: true,
+			StoreDir: filepath.Join(dir, fmt.Sprint(i)), JetStreamMaxMemory: 64 << 20, JetStreamMaxStore: 4 << 30,
+		}
+		if n > 1 {
+			o.Cluster = server.ClusterOpts{Name: "apex", Host: "127.0.0.1", Port: freePort(t)}
+			routes = append(routes, &url.URL{Scheme: "nats", Host: fmt.Sprintf("127.0.0.1:%d", o.Cluster.Port)})
+		}
+		c.options = append(c.options, o)
+	}
+	for i, o := range c.options {
+		o.Routes = routes
+		c.begin(i)
+	}
+	t.Cleanup(func() {
+		for i := range c.servers {
+			c.Stop(i)
+		}
+	})
+	c.await()
+	return c
+}
+
+func freePort(t *testing.T) int {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().(*net.TCPAddr).Port
+}
+
+// URL lists the servers as a client wants them.
+func (c *Cluster) URL() string {
+	var urls []string
+	for _, o := range c.options {
+		urls = append(urls, fmt.Sprintf("nats://127.0.0.1:%d", o.Port))
+	}
+	return strings.Join(urls, ",")
+}
+
+func (c *Cluster) begin(i int) {
+	s, err := server.NewServer(c.options[i].Clone())
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	s.Start()
+	c.servers[i] = s
+}
+
+// Stop ends a server at once.
+func (c *Cluster) Stop(i int) {
+	if s := c.servers[i]; s != nil {
+		c.servers[i] = nil
+		s.Shutdown()
+		s.WaitForShutdown()
+	}
+}
+
+// Resume starts a server that was stopped, on the same port with the same files, and waits until JetStream is usable.
+func (c *Cluster) Resume(i int) {
+	c.t.Helper()
+	c.begin(i)
+	c.await()
+}
+
+// StopAll ends every server, ResumeAll starts them again.
+func (c *Cluster) StopAll() {
+	for i := range c.servers {
+		c.Stop(i)
+	}
+}
+
+// ResumeAll starts what is stopped.
+func (c *Cluster) ResumeAll() {
+	c.t.Helper()
+	for i, s := range c.servers {
+		if s == nil {
+			c.begin(i)
+		}
+	}
+	c.await()
+}
+
+// await waits until the servers that run have a leader.
+func (c *Cluster) await() {
+	c.t.Helper()
+	deadline := time.Now().Add(patience)
+	for time.Now().Before(deadline) {
+		if c.usable() {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	c.t.Fatalf("no JetStream leader among %d servers within %s", len(c.servers), patience)
+}
+
+func (c *Cluster) usable() bool {
+	led := len(c.servers) == 1
+	peers := 0
+	for _, s := range c.servers {
+		if s == nil {
+			continue
+		}
+		if !s.ReadyForConnections(10 * time.Millisecond) {
+			return false
+		}
+		if len(c.servers) > 1 && s.JetStreamIsLeader() {
+			led, peers = true, len(s.JetStreamClusterPeers())
+		}
+	}
+	return led && (len(c.servers) == 1 || peers > len(c.servers)/2)
+}
