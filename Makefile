@@ -11,7 +11,7 @@ BENCHED := ./spec/... ./signer ./agent ./reconciler ./controller/verify ./contro
 # What has to compile beyond Linux, and for the small boards that agents run on.
 PORTABLE := ./spec/... ./signer/... ./reconciler/... ./agent/... ./internal/protocol
 
-.PHONY: help build demo test test-kernel lint generate check-generated fuzz bench clean
+.PHONY: help build demo test providers test-kernel lint generate check-generated fuzz bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,8 +23,11 @@ build: ## build apex, apex-controller and apex-agent into bin/
 demo: build ## run the main job on a small internet inside this machine
 	@$(BIN)/apex demo
 
-test: build test-kernel ## run every test that runs on this machine, with the race detector
+test: build providers test-kernel ## run every test that runs on this machine, with the race detector
 	$(GO) test -race -timeout 20m ./...
+
+providers: ## build the OpenID providers that tests run against, unless the cache has them (2 minutes of CPU)
+	$(GO) run ./internal/idp/prepare
 
 test-kernel: ## run the reconciler against the kernel's WireGuard, in an emulated machine
 	$(GO) run ./reconciler/kerneltest
@@ -35,6 +38,7 @@ lint: ## gofmt, vet, staticcheck, and compile for other systems
 	for os in darwin windows freebsd; do GOOS=$$os $(GO) build $(PORTABLE) || exit 1; done
 	for arch in arm arm64 mips riscv64; do GOARCH=$$arch CGO_ENABLED=0 $(GO) build -o /dev/null ./cmd/apex-agent || exit 1; done
 	$(GO) run $(STATICCHECK) ./...
+	cd internal/idp/zitadel && $(GO) vet ./... && $(GO) run $(STATICCHECK) ./...
 
 generate: ## write the schemas and the reference pages again
 	$(GO) generate ./...

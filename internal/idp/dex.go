@@ -20,6 +20,10 @@ const (
 	// ClientID is the public client of the command line: device flow, and authorization code with PKCE to any port of
 	// the loopback.
 	ClientID = "apex-cli"
+	// ControllerID is a client that trusts ClientID. With the scope ControllerScope Dex puts it into the audience, beside
+	// ClientID, which then is the azp too.
+	ControllerID    = "apex-controller"
+	ControllerScope = "audience:server:client_id:" + ControllerID
 	// JobID and JobSecret are a confidential client: client credentials with Zitadel. Dex has no such grant; there the
 	// client may use the password grant.
 	JobID     = "apex-job"
@@ -204,6 +208,7 @@ func (o DexOptions) config(gone Users) ([]byte, error) {
 		"staticClients": []object{
 			// Without redirect URIs a public client may use /device/callback and any loopback address.
 			{"id": ClientID, "name": "Apex", "public": true},
+			{"id": ControllerID, "name": "Apex controller", "secret": JobSecret, "trustedPeers": []string{ClientID}},
 			{"id": JobID, "name": "Apex job", "secret": JobSecret, "redirectURIs": []string{"http://127.0.0.1/"}},
 		},
 	}

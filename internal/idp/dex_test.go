@@ -1,7 +1,9 @@
 package idp_test
 
 import (
+	"encoding/base64"
 	"errors"
+	"fmt"
 	"net/http"
 	"net/url"
 	"slices"
@@ -53,8 +55,23 @@ func TestDexSignsPeopleIn(t *testing.T) {
 			"grant_type": {"password"}, "client_id": {idp.JobID}, "client_secret": {idp.JobSecret}, "nonce": {"mine"},
 			"username": {alice.Email}, "password": {alice.Password}, "scope": {"openid groups"},
 		})
-		if text(answer, "id_token") == "" {
-			t.Error("no ID token")
+		if got := unverified(t, text(answer, "id_token"))["nonce"]; got != "mine" {
+			t.Errorf("nonce %v", got)
+		}
+	})
+	t.Run("subject", func(t *testing.T) {
+		r := r.on(t)
+		sub, err := base64.RawURLEncoding.DecodeString(text(r.claims(r.device(person, nil)), "sub"))
+		if want := "\x0a\x03a-1\x12\x05local"; err != nil || string(sub) != want {
+			t.Errorf("sub holds %q, want %q: %v", sub, want, err)
+		}
+	})
+	t.Run("audience of another client", func(t *testing.T) {
+		r := r.on(t)
+		r.scope += " " + idp.ControllerScope
+		claims := r.claims(r.device(person, nil))
+		if got := fmt.Sprint(claims["aud"], claims["azp"]); got != "[apex-controller apex-cli]apex-cli" {
+			t.Errorf("aud and azp: %s", got)
 		}
 	})
 	t.Run("no client credentials", func(t *testing.T) {

@@ -79,7 +79,7 @@ func (p Place) url(path string) string {
 
 // client dials through p.Dial and trusts p.Authority and nobody else.
 func (p Place) client() *http.Client {
-	return newClient(p.Dial, p.ca())
+	return NewClient(p.Dial, p.ca())
 }
 
 func (p Place) ca() []byte {
@@ -89,7 +89,8 @@ func (p Place) ca() []byte {
 	return p.Authority.PEM()
 }
 
-func newClient(dial DialFunc, ca []byte) *http.Client {
+// NewClient gives an HTTP client that connects with dial and trusts only the certificates of ca (PEM; nil: none).
+func NewClient(dial DialFunc, ca []byte) *http.Client {
 	pool := x509.NewCertPool()
 	pool.AppendCertsFromPEM(ca)
 	return &http.Client{
