@@ -38,8 +38,7 @@ type EnrolRequest struct {
 	Node        string      `json:"node"` // the name asked for
 	PublicKey   peermap.Key `json:"publicKey"`
 	IdentityKey peermap.Key `json:"identityKey"`
-	// Mac proves the WireGuard key: HMAC-SHA256 over MacInput under a key that only its holder and the controller can
-	// compute (see EnrolMac).
+	// Mac proves the WireGuard key: only its holder and the controller can compute it (see EnrolMac).
 	Mac []byte `json:"mac"`
 	// Issuer is the name of the token's issuer, Token the ID token.
 	Issuer string `json:"issuer"`
@@ -131,13 +130,15 @@ type Evidence struct {
 	Key   []byte `json:"key"`
 	// Verified is when, Unix seconds.
 	Verified int64 `json:"verified"`
-	// Request is the node's EnrolRequest without token and mac, Proof its Apex-Proof token.
+	// Request is the node's EnrolRequest without the token (which makes it whole again, so that Proof can be checked), or its
+	// RotateRequest if Token is empty. Proof is its Apex-Proof token.
 	Request []byte `json:"request"`
 	Proof   string `json:"proof"`
 	// Decision is the maintainer's SignedRequest (EnrolNamespace), empty if none was asked for or git approves.
 	Decision []byte `json:"decision"`
-	// Previous are older links, the first enrolment first, where later ones lean on them: renewals with a token that does
-	// not commit to the keys, and rotations. See package controller/enrol.
+	// Previous are older links, each an encoded BindingRecord without Previous of its own, the oldest first, where this one
+	// leans on them: after renewals with a token that does not commit to the keys, and after rotations. Binding.Evidence is
+	// the digest of the evidence without Previous. See package controller/enrol.
 	Previous [][]byte `json:"previous"`
 }
 

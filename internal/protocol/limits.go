@@ -38,6 +38,13 @@ const (
 	MaxBindingBytes  = 64 << 10
 	MaxBindingsAsked = 200
 	MaxRecordsBytes  = 64 << 20
+	// MaxEnrolRoutes and MaxEnrolAddresses bound the lists of an enrolment request, MaxRotateBytes a rotation.
+	MaxEnrolRoutes    = 256
+	MaxEnrolAddresses = 4
+	MaxRotateBytes    = 8 << 10
+	// MaxEnrolmentsBytes bounds an EnrolmentList, MaxEnrolInfoBytes an EnrolmentInfo.
+	MaxEnrolmentsBytes = 64 << 20
+	MaxEnrolInfoBytes  = 64 << 10
 	// MaxConditions, MaxReason and MaxMessage bound a status; strings are in bytes.
 	MaxConditions = 32
 	MaxReason     = 64

@@ -35,6 +35,13 @@ const (
 	CodeInternal     = "internal"       // 500
 	CodeConflict     = "conflict"       // 409: the generation to co-sign is no longer pending
 	CodeTimeout      = "timeout"        // 504: the work asked for did not end in time
+
+	// Of enrolment. A request that waits for a maintainer is no problem: 202 with an EnrolResult.
+	CodeToken        = "token-refused"        // 401: the token is not valid here; another one may be
+	CodeEnrolRefused = "enrolment-refused"    // 403: no rule admits the identity, or not with what is asked for
+	CodeNameTaken    = "name-taken"           // 409: the node name is held by somebody else
+	CodeExhausted    = "exhausted"            // 409: no address, or no further node for this identity
+	CodeUnavailable  = "provider-unavailable" // 503: the issuer cannot be reached; try again
 )
 
 // Error makes a Problem an error.
