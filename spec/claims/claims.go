@@ -1,149 +1,204 @@
-// Package claims reads the claims of an ID token (RFC 7519) as text and compares them with patterns. It is pure, imports
-// the standard library alone, and is the one place that says what a pattern matches: member rules, appliers, witnesses and
-// agents all ask it.
+// Package claims reads the claims of an ID token and compares them with what rules want. Rules in git, the trust root's
+// identities and the witnesses' checks all judge by it, so a pattern means the same everywhere. It is pure, imports the
+// standard library only, and never sees a token's signature.
+//
+// A claim is compared as text. Only strings, booleans and integers have one, and lists of them: what another shape means
+// to two readers may differ, so it matches nothing.
 package claims
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 )
 
-// MaxPattern is the longest pattern or claim name, in bytes.
-const MaxPattern = 1 << 10
+// Limits on what is looked at, in bytes and items. A claim beyond them has no value.
+const (
+	MaxName    = 256
+	MaxPattern = 1024
+	MaxValue   = 1024
+	MaxValues  = 4096
+)
 
-// ErrPattern says that a pattern, or a claim's name, cannot be used.
-var ErrPattern = errors.New("bad pattern")
+// Errors of CheckPattern and CheckName; what wraps them says where and what to write instead.
+var (
+	ErrPattern = errors.New("bad pattern")
+	ErrName    = errors.New("bad claim name")
+)
 
-// Lookup gives the values of a claim as text: one for a string, a bool or a whole number, all for a list of those. It is
-// false if there is no such claim or it holds anything else, an object say. A name that begins with a slash is a JSON
-// Pointer (RFC 6901). Numbers must be json.Number (decode with UseNumber) or they are not found.
-func Lookup(all map[string]any, name string) ([]string, bool) {
-	value, ok := find(all, name)
-	if !ok {
+// Decode reads the payload of a token that was verified: one JSON object, with numbers kept as they are written, which is
+// what Lookup needs to tell 9007199254740993 from its neighbours.
+func Decode(payload []byte) (map[string]any, error) {
+	dec := json.NewDecoder(bytes.NewReader(payload))
+	dec.UseNumber()
+	var out map[string]any
+	if err := dec.Decode(&out); err != nil {
+		return nil, fmt.Errorf("the token's claims are not a JSON object: %w", err)
+	}
+	if _, err := dec.Token(); !errors.Is(err, io.EOF) || out == nil {
+		return nil, errors.New("the token's claims are not one JSON object")
+	}
+	return out, nil
+}
+
+// Lookup gives the values of a claim as text: one, or one per item of a list. A name that begins with a slash is a JSON
+// Pointer (RFC 6901). It gives false if the claim is missing, of a shape without text, or beyond the limits. Numbers must
+// be json.Number, as Decode makes them.
+func Lookup(claims map[string]any, name string) ([]string, bool) {
+	var v any
+	if strings.HasPrefix(name, "/") {
+		v = any(claims)
+		for step := range strings.SplitSeq(name[1:], "/") {
+			v = child(v, unescape(step))
+		}
+	} else {
+		v = claims[name]
+	}
+	list, isList := v.([]any)
+	if !isList {
+		list = []any{v}
+	}
+	if len(list) > MaxValues {
 		return nil, false
 	}
-	items, list := value.([]any)
-	if !list {
-		s, ok := text(value)
-		return []string{s}, ok
-	}
-	out := make([]string, 0, len(items))
-	for _, item := range items {
-		s, ok := text(item)
-		if !ok {
+	out := make([]string, len(list))
+	for i, item := range list {
+		var ok bool
+		if out[i], ok = text(item); !ok {
 			return nil, false
 		}
-		out = append(out, s)
 	}
 	return out, true
 }
 
-func find(all map[string]any, name string) (any, bool) {
-	if !strings.HasPrefix(name, "/") {
-		v, ok := all[name]
-		return v, ok
-	}
-	var at any = all
-	for _, part := range strings.Split(name[1:], "/") {
-		object, ok := at.(map[string]any)
-		if !ok {
-			return nil, false
-		}
-		if at, ok = object[strings.NewReplacer("~1", "/", "~0", "~").Replace(part)]; !ok {
-			return nil, false
+// child takes one step of a pointer; nil if it leads nowhere.
+func child(v any, step string) any {
+	switch v := v.(type) {
+	case map[string]any:
+		return v[step]
+	case []any:
+		if i, err := strconv.Atoi(step); err == nil && strconv.Itoa(i) == step && i >= 0 && i < len(v) {
+			return v[i]
 		}
 	}
-	return at, true
+	return nil
 }
 
+func unescape(step string) string {
+	return strings.ReplaceAll(strings.ReplaceAll(step, "~1", "/"), "~0", "~")
+}
+
+// text writes a scalar; false for what has no one spelling.
 func text(v any) (string, bool) {
 	switch v := v.(type) {
 	case string:
-		return v, true
+		return v, len(v) <= MaxValue && utf8.ValidString(v)
 	case bool:
 		return strconv.FormatBool(v), true
 	case json.Number:
 		s := v.String()
-		return s, !strings.ContainsAny(s, ".eE")
+		return s, len(s) <= MaxValue && isInteger(s)
 	}
 	return "", false
 }
 
-// separators end a segment. They match only themselves.
+// isInteger reports decimal digits, perhaps behind a minus, that no other spelling of the number rivals.
+func isInteger(s string) bool {
+	digits := strings.TrimPrefix(s, "-")
+	return digits != "" && strings.Trim(digits, "0123456789") == "" && (digits[0] != '0' || s == "0")
+}
+
+// CheckName says what is wrong with the name of a claim, by ErrName.
+func CheckName(name string) error {
+	switch {
+	case name == "" || len(name) > MaxName:
+		return fmt.Errorf("%w: want 1 to %d bytes", ErrName, MaxName)
+	case !strings.HasPrefix(name, "/"):
+		return nil
+	}
+	for i := 0; i < len(name); i++ {
+		if name[i] == '~' && (i+1 == len(name) || name[i+1] != '0' && name[i+1] != '1') {
+			return fmt.Errorf("%w: %q is no JSON Pointer: write ~0 for a tilde and ~1 for a slash inside a name", ErrName, name)
+		}
+	}
+	return nil
+}
+
+// separators divide values into segments.
 const separators = "/:@"
 
-// Match reports whether pattern matches the whole value: literally, but for `*`, which stands for one whole segment between
-// separators that is not empty, and `**` as the last segment, which stands for one or more. A pattern that CheckPattern
-// refuses matches nothing but itself.
-func Match(pattern, value string) bool {
-	if CheckPattern(pattern) != nil {
-		return pattern == value
-	}
-	for {
-		p, pSep, pRest := cut(pattern)
-		if p == "**" && pSep == "" {
-			return value != ""
-		}
-		v, vSep, vRest := cut(value)
-		if pSep != vSep || p == "*" && v == "" || p != "*" && p != v {
-			return false
-		}
-		if pSep == "" {
-			return true
-		}
-		pattern, value = pRest, vRest
-	}
-}
-
-// MatchAny reports whether pattern matches any of the values.
-func MatchAny(pattern string, values []string) bool {
-	for _, v := range values {
-		if Match(pattern, v) {
-			return true
-		}
-	}
-	return false
-}
-
-// cut takes the first segment off s, and the separator behind it; the separator is empty at the end.
-func cut(s string) (segment, separator, rest string) {
-	i := strings.IndexAny(s, separators)
-	if i < 0 {
-		return s, "", ""
-	}
-	return s[:i], s[i : i+1], s[i+1:]
-}
-
-// CheckPattern refuses what looks like a pattern but would match more than people expect. Errors: ErrPattern.
+// CheckPattern says what is wrong with a pattern, by ErrPattern.
+//
+// A pattern is a value, in which a segment between the separators `/`, `:` and `@` may be `*`: any one segment. The last
+// may be `**`: one or more. Any other star is refused, since a star that stops inside a segment matches what only looks
+// like the name that was meant: `acme*` would let in acme-evil.
 func CheckPattern(pattern string) error {
-	if pattern == "" || len(pattern) > MaxPattern {
-		return fmt.Errorf("%w: want 1 to %d bytes", ErrPattern, MaxPattern)
+	if pattern == "" || len(pattern) > MaxPattern || !utf8.ValidString(pattern) {
+		return fmt.Errorf("%w: want 1 to %d bytes of text", ErrPattern, MaxPattern)
 	}
 	for rest, more := pattern, true; more; {
-		segment, sep, next := cut(rest)
+		var segment string
+		segment, _, rest, more = cut(rest)
 		switch {
-		case !strings.Contains(segment, "*"), segment == "*", segment == "**" && sep == "":
+		case !strings.Contains(segment, "*") || segment == "*":
+		case segment == "**" && !more:
 		case segment == "**":
-			return fmt.Errorf("%w %q: ** stands only at the end", ErrPattern, pattern)
+			return fmt.Errorf("%w: %q has ** before its end; write one * per segment there", ErrPattern, pattern)
 		default:
-			return fmt.Errorf("%w %q: * stands for one whole segment between / : and @; %q would match names that only look alike",
-				ErrPattern, pattern, segment)
+			return fmt.Errorf("%w: %q has a star inside the segment %q, which would match what only looks like it; "+
+				"a star stands for a whole segment between /, : and @, as in acme/*", ErrPattern, pattern, segment)
 		}
-		rest, more = next, sep != ""
 	}
 	return nil
 }
 
-// CheckName refuses a claim name that can name nothing. Errors: ErrPattern.
-func CheckName(name string) error {
-	if name == "" || len(name) > MaxPattern || name == "/" {
-		return fmt.Errorf("%w: a claim's name has 1 to %d bytes", ErrPattern, MaxPattern)
+// Open reports whether a pattern asks for nothing but a value of some number of segments.
+func Open(pattern string) bool {
+	return strings.Trim(pattern, "*"+separators) == ""
+}
+
+// Match compares a value with a pattern. A pattern that CheckPattern refuses matches nothing, and no star matches an
+// empty segment. Case counts.
+func Match(pattern, value string) bool {
+	if CheckPattern(pattern) != nil {
+		return false
 	}
-	if strings.HasPrefix(name, "/") && strings.Contains(strings.NewReplacer("~0", "", "~1", "").Replace(name), "~") {
-		return fmt.Errorf("%w: %.80q is no JSON Pointer: write ~0 for ~ and ~1 for /", ErrPattern, name)
+	for {
+		want, wantSep, wantRest, wantMore := cut(pattern)
+		have, haveSep, haveRest, haveMore := cut(value)
+		switch {
+		case want == "**":
+			return segmentsFull(value)
+		case want == "*" && have == "", want != "*" && want != have, wantMore != haveMore, wantSep != haveSep:
+			return false
+		case !wantMore:
+			return true
+		}
+		pattern, value = wantRest, haveRest
 	}
-	return nil
+}
+
+// segmentsFull reports whether no segment of the value is empty.
+func segmentsFull(value string) bool {
+	for more := true; more; {
+		var segment string
+		if segment, _, value, more = cut(value); segment == "" {
+			return false
+		}
+	}
+	return true
+}
+
+// cut takes the first segment off, with the separator behind it (0 at the end).
+func cut(s string) (segment string, separator byte, rest string, more bool) {
+	i := strings.IndexAny(s, separators)
+	if i < 0 {
+		return s, 0, "", false
+	}
+	return s[:i], s[i], s[i+1:], true
 }
