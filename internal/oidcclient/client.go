@@ -86,6 +86,8 @@ type Provider struct {
 	Scopes                []string `json:"scopes_supported"`
 	GrantTypes            []string `json:"grant_types_supported"`
 	ChallengeMethods      []string `json:"code_challenge_methods_supported"`
+	// NamesIssuer says that every redirect of the provider carries `iss` (RFC 9207, section 3).
+	NamesIssuer bool `json:"authorization_response_iss_parameter_supported"`
 }
 
 // Discover reads the provider's metadata. The document must name the very issuer that was asked, and its endpoints must be
