@@ -21,6 +21,11 @@ const (
 	MaxRootKeys  = 1_024
 	MaxRootRules = 1_024
 	MaxPattern   = 1_024
+	// MaxIdentities bounds the applier and the witness identities of a trust root, MaxIssuerKeys the pinned keys of one;
+	// MaxIDToken is the longest ID token that signs a manifest, of which two have to fit into its envelope.
+	MaxIdentities = 64
+	MaxIssuerKeys = 16
+	MaxIDToken    = 8 << 10
 	// MaxStateBytes bounds a persisted State: thousands of trust root versions.
 	MaxStateBytes = 16 << 20
 	// MinRSABits and MaxRSABits are the RSA sizes that count: smaller ones can be broken, larger ones only cost time.
@@ -30,3 +35,6 @@ const (
 
 // MaxClockSkew is how far in the future a signed instant may lie, so that clocks need not agree to the second.
 const MaxClockSkew = 2 * time.Minute
+
+// MaxIssuerSkew is the same for the clocks of OpenID providers, which this package only compares with instants in manifests.
+const MaxIssuerSkew = 10 * time.Minute

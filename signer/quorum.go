@@ -20,6 +20,7 @@ const (
 	RoleWitnesses   RoleName = "witnesses"
 	RoleTimestamp   RoleName = "timestamp"
 	RoleAppliers    RoleName = "appliers"
+	RoleEnrolment   RoleName = "enrolment"
 )
 
 // Key gives a listed key by its name.
@@ -35,8 +36,12 @@ func (r *Root) KeyByID(id string) (name string, key PublicKey, ok bool) {
 	return name, index.keys[name], ok
 }
 
-// HasRole says whether the key with this ID holds a role; for RoleMaintainers, whether any rule names it.
+// HasRole says whether the key with this ID holds a role; for RoleMaintainers, whether any rule names it. The ID of a
+// witness identity (WitnessID) holds RoleWitnesses.
 func (r *Root) HasRole(keyID string, role RoleName) bool {
+	if role == RoleWitnesses && r.indexed().witnesses[keyID] != nil {
+		return true
+	}
 	name, _, ok := r.KeyByID(keyID)
 	return ok && slices.Contains(r.roleKeys(role), name)
 }
@@ -55,6 +60,8 @@ func (r *Root) roleKeys(role RoleName) []string {
 		return r.Timestamp.Keys
 	case RoleAppliers:
 		return r.Appliers.Keys
+	case RoleEnrolment:
+		return r.Enrolment.Keys
 	case RoleMaintainers:
 		var out []string
 		for _, m := range r.Maintainers {
@@ -115,20 +122,48 @@ func (r *Root) CheckTimestamp(env *Envelope) (Quorum, error) {
 	return q.need(r.Timestamp.Threshold), nil
 }
 
+// CheckBinding verifies that an enrolment key signed an envelope of binding.Type; one is enough. It says nothing about the
+// binding itself. Errors: ErrType, ErrSignature, ErrThreshold.
+func (r *Root) CheckBinding(env *Envelope) error {
+	q, err := r.count(env, bindingType, "binding", r.Enrolment.Keys)
+	if err != nil {
+		return err
+	}
+	return q.need(1).Err()
+}
+
+// bindingType is binding.Type; this package imports nothing that knows more of bindings.
+const bindingType = "application/vnd.apex.binding.v1+json"
+
 // CheckManifest judges an envelope of peermap.ManifestType: Manifest.Threshold distinct keys of manifest and witnesses,
-// at least one of them a manifest key, and at least Witnesses.Threshold witnesses. Errors like CheckRoot.
+// at least one of them a manifest key, and at least Witnesses.Threshold witnesses. Witness identities are witnesses whose
+// signature is an ID token bound to this manifest; it counts as long as the issuer's key is listed, since it says when it
+// was made. Errors like CheckRoot.
 func (r *Root) CheckManifest(env *Envelope) (Quorum, error) {
 	q, err := r.count(env, peermap.ManifestType, "manifest", slices.Concat(r.Manifest.Keys, r.Witnesses.Keys))
 	if err != nil {
 		return Quorum{}, err
 	}
-	q = q.need(r.Manifest.Threshold)
 	witnesses := 0
 	for _, name := range q.Signed {
 		if slices.Contains(r.Witnesses.Keys, name) {
 			witnesses++
 		}
 	}
+	identities, err := r.countIdentities(env)
+	if err != nil {
+		return Quorum{}, err
+	}
+	witnesses += len(identities)
+	for _, w := range r.WitnessIdentities {
+		if !slices.Contains(identities, w.Name) {
+			q.Missing = append(q.Missing, w.Name)
+		}
+	}
+	q.Signed = append(q.Signed, identities...)
+	slices.Sort(q.Signed)
+	slices.Sort(q.Missing)
+	q = q.need(r.Manifest.Threshold)
 	switch {
 	case len(q.Signed) == witnesses:
 		q.Lacks = "no manifest key has signed"

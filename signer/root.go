@@ -53,6 +53,16 @@ type Root struct {
 	// Routes are sorted by zone, then prefix list.
 	Routes   []RouteClaim `json:"routes"`
 	Validity Validity     `json:"validity"`
+	// The following are left out of the bytes of a root that has none of them, so that roots from before they existed keep
+	// their digests.
+
+	// Enrolment signs bindings, alone, and its keys hold no other role: they are the keys of a service that strangers speak
+	// to, and whoever steals them can invent members but neither manifests nor maintainers. Ed25519 keys.
+	Enrolment Role `json:"enrolment,omitzero"`
+	// ApplierIdentities may apply with an ID token. Sorted by name.
+	ApplierIdentities []ApplierIdentity `json:"applierIdentities,omitempty"`
+	// WitnessIdentities count as witnesses and co-sign with ID tokens. Sorted by name.
+	WitnessIdentities []WitnessIdentity `json:"witnessIdentities,omitempty"`
 
 	index *rootIndex
 }
@@ -69,6 +79,9 @@ type Role struct {
 	Keys      []string `json:"keys"`
 	Threshold int      `json:"threshold"`
 }
+
+// IsZero reports whether nobody holds the role.
+func (r Role) IsZero() bool { return len(r.Keys) == 0 && r.Threshold == 0 }
 
 // MaintainerRule lets Keys change Paths: slash-separated globs in which `**` crosses folders. Zones, when not empty,
 // limits which zones the documents there may name.
@@ -99,6 +112,8 @@ type rootIndex struct {
 	digest  peermap.Digest
 	keys    map[string]PublicKey // by name
 	names   map[string]string    // by ID, subkeys included
+	// witnesses are the witness identities by ID.
+	witnesses map[string]*pinnedIdentity
 }
 
 // NewRootKey gives the entry for a key under a name.
@@ -111,7 +126,7 @@ func (r *Root) Clone() *Root {
 	c := *r
 	c.index = nil
 	c.Keys = cloneList(r.Keys)
-	for _, role := range []*Role{&c.Root, &c.Forge, &c.Manifest, &c.Witnesses, &c.Timestamp, &c.Appliers} {
+	for _, role := range []*Role{&c.Root, &c.Forge, &c.Manifest, &c.Witnesses, &c.Timestamp, &c.Appliers, &c.Enrolment} {
 		role.Keys = cloneList(role.Keys)
 	}
 	c.Maintainers = cloneList(r.Maintainers)
@@ -122,6 +137,15 @@ func (r *Root) Clone() *Root {
 	c.Routes = cloneList(r.Routes)
 	for i := range c.Routes {
 		c.Routes[i].Prefixes = cloneList(c.Routes[i].Prefixes)
+	}
+	c.ApplierIdentities = cloneList(r.ApplierIdentities)
+	for i := range c.ApplierIdentities {
+		c.ApplierIdentities[i].Match = cloneList(c.ApplierIdentities[i].Match)
+	}
+	c.WitnessIdentities = cloneList(r.WitnessIdentities)
+	for i := range c.WitnessIdentities {
+		w := &c.WitnessIdentities[i]
+		w.Match, w.Keys = cloneList(w.Match), cloneList(w.Keys)
 	}
 	return &c
 }
@@ -140,12 +164,12 @@ func (r *Root) Canonical() (*Root, error) {
 		}
 	}
 	slices.SortFunc(c.Keys, func(a, b RootKey) int { return strings.Compare(a.Name, b.Name) })
-	for _, role := range []*Role{&c.Root, &c.Forge, &c.Manifest, &c.Timestamp, &c.Appliers} {
+	for _, role := range []*Role{&c.Root, &c.Forge, &c.Manifest, &c.Timestamp, &c.Appliers, &c.Enrolment} {
 		if role.Threshold == 0 && len(role.Keys) > 0 {
 			role.Threshold = 1
 		}
 	}
-	for _, role := range []*Role{&c.Root, &c.Forge, &c.Manifest, &c.Witnesses, &c.Timestamp, &c.Appliers} {
+	for _, role := range []*Role{&c.Root, &c.Forge, &c.Manifest, &c.Witnesses, &c.Timestamp, &c.Appliers, &c.Enrolment} {
 		slices.Sort(role.Keys)
 	}
 	for _, m := range c.Maintainers {
@@ -163,6 +187,7 @@ func (r *Root) Canonical() (*Root, error) {
 		}
 		return slices.CompareFunc(a.Prefixes, b.Prefixes, peermap.ComparePrefixes)
 	})
+	c.sortIdentities()
 	if c.Validity.Manifest == 0 {
 		c.Validity.Manifest = int64(DefaultManifestValidity / time.Second)
 	}
@@ -177,7 +202,7 @@ func (r *Root) Canonical() (*Root, error) {
 
 // seal checks r, which is in normal form, and attaches its index.
 func (r *Root) seal() error {
-	keys, names, err := r.check()
+	index, err := r.check()
 	if err != nil {
 		return err
 	}
@@ -189,7 +214,8 @@ func (r *Root) seal() error {
 		return fmt.Errorf("trust root version %d: %w: %d bytes leave no room for signatures in %d",
 			r.Version, ErrTooLarge, len(payload), peermap.MaxRootBytes)
 	}
-	r.index = &rootIndex{owner: r, payload: payload, digest: peermap.DigestOf(payload), keys: keys, names: names}
+	index.payload, index.digest = payload, peermap.DigestOf(payload)
+	r.index = index
 	return nil
 }
 

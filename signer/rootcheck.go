@@ -13,28 +13,34 @@ type rootChecker struct {
 	root  *Root
 	keys  map[string]PublicKey
 	names map[string]string
-	errs  []error
+	// witnesses are the witness identities by ID.
+	witnesses map[string]*pinnedIdentity
+	errs      []error
 }
 
-// check validates a root in normal form and gives its keys by name and its names by key ID.
-func (r *Root) check() (map[string]PublicKey, map[string]string, error) {
-	c := &rootChecker{root: r, keys: map[string]PublicKey{}, names: map[string]string{}}
+// check validates a root in normal form and gives its index, without the bytes.
+func (r *Root) check() (*rootIndex, error) {
+	c := &rootChecker{root: r, keys: map[string]PublicKey{}, names: map[string]string{}, witnesses: map[string]*pinnedIdentity{}}
 	c.header()
 	c.listKeys()
 	c.role("root", r.Root, 1, KindSSH, KindEd25519)
 	c.role("timestamp", r.Timestamp, 1, KindEd25519)
 	c.role("forge", r.Forge, 0, KindSSH, KindOpenPGP)
 	c.role("appliers", r.Appliers, 0, KindSSH)
+	c.role("enrolment", r.Enrolment, 0, KindEd25519)
+	c.identities()
 	c.generationRoles()
+	c.enrolmentAlone()
 	c.single("forge", r.Forge)
 	c.single("appliers", r.Appliers)
+	c.single("enrolment", r.Enrolment)
 	c.thresholds()
 	c.maintainers()
 	c.routes()
 	if err := errors.Join(c.errs...); err != nil {
-		return nil, nil, fmt.Errorf("%w: version %d of network %.63q: %w", ErrInvalidRoot, r.Version, r.Network, err)
+		return nil, fmt.Errorf("%w: version %d of network %.63q: %w", ErrInvalidRoot, r.Version, r.Network, err)
 	}
-	return c.keys, c.names, nil
+	return &rootIndex{owner: r, keys: c.keys, names: c.names, witnesses: c.witnesses}, nil
 }
 
 func (c *rootChecker) fail(format string, args ...any) {
@@ -136,11 +142,29 @@ func (c *rootChecker) generationRoles() {
 			union++
 		}
 	}
+	witnesses := len(w.Keys) + len(c.root.WitnessIdentities)
+	union += len(c.root.WitnessIdentities)
 	if m.Threshold < 1 || m.Threshold > union {
-		c.fail("manifest: threshold %d cannot be met by %d manifest and %d witness keys", m.Threshold, len(m.Keys), len(w.Keys))
+		c.fail("manifest: threshold %d cannot be met by %d manifest keys and %d witnesses", m.Threshold, len(m.Keys), witnesses)
 	}
-	if w.Threshold < 0 || w.Threshold > len(w.Keys) {
-		c.fail("witnesses: threshold %d cannot be met by %d keys", w.Threshold, len(w.Keys))
+	if w.Threshold < 0 || w.Threshold > witnesses {
+		c.fail("witnesses: threshold %d cannot be met by %d of them", w.Threshold, witnesses)
+	}
+}
+
+// enrolmentAlone demands that enrolment keys hold no other role.
+func (c *rootChecker) enrolmentAlone() {
+	r := c.root
+	roles := []struct {
+		what string
+		keys []string
+	}{{"root", r.Root.Keys}, {"manifest", r.Manifest.Keys}, {"witnesses", r.Witnesses.Keys}, {"timestamp", r.Timestamp.Keys}}
+	for _, name := range r.Enrolment.Keys {
+		for _, role := range roles {
+			if slices.Contains(role.keys, name) {
+				c.fail("enrolment: %s holds the role %s too; an enrolment key signs bindings and nothing else", name, role.what)
+			}
+		}
 	}
 }
 

@@ -38,7 +38,10 @@ func (c *checker) checkTrust() {
 	c.checkRole(root, keys, "spec.timestamp", &s.Timestamp, true, rawKey)
 	c.checkRole(root, keys, "spec.appliers", &Role{Keys: s.Appliers.Keys}, false, sshKey)
 	c.checkRole(root, keys, "spec.enrolment", &s.Enrolment, false, rawKey)
+	c.checkEnrolmentAlone(root, keys)
 	c.checkManifestRole(root, keys)
+	c.checkApplierIdentities(root)
+	c.checkWitnessIdentities(root, keys)
 	c.checkMaintainers(root, keys)
 	c.checkRouteClaims(root)
 	manifest := cmp.Or(time.Duration(s.Validity.Manifest), DefaultManifestValidity)
@@ -159,6 +162,9 @@ func (c *checker) checkManifestRole(root *Document[TrustRoot], keys trustKeys) {
 	all := c.checkRoleKeys(root, keys, "spec.manifest", s.Manifest.Keys, rawKey)
 	for id := range c.checkRoleKeys(root, keys, "spec.witnesses", s.Witnesses.Keys, rawKey) {
 		all[id] = true
+	}
+	for _, w := range s.Witnesses.Identities {
+		all["identity "+w.Name] = true
 	}
 	if len(s.Manifest.Keys) > 0 || len(root.places) == 0 {
 		c.checkThreshold(root, "spec.manifest", &s.Manifest, len(all))

@@ -181,6 +181,7 @@ func RootFromSpec(ts spec.TrustRootSpec, network string) (*signer.Root, error) {
 		Witnesses: role(spec.Role{Keys: ts.Witnesses.Keys, Threshold: ts.Witnesses.Threshold}),
 		Timestamp: role(ts.Timestamp),
 		Appliers:  role(spec.Role{Keys: ts.Appliers.Keys}),
+		Enrolment: role(ts.Enrolment),
 		Validity: signer.Validity{
 			Manifest:  int64(time.Duration(ts.Validity.Manifest) / time.Second),
 			Timestamp: int64(time.Duration(ts.Validity.Timestamp) / time.Second),
@@ -202,11 +203,30 @@ func RootFromSpec(ts spec.TrustRootSpec, network string) (*signer.Root, error) {
 	for _, c := range ts.Routes {
 		root.Routes = append(root.Routes, signer.RouteClaim{Zone: c.Zone, Prefixes: c.Prefixes})
 	}
+	for _, a := range ts.Appliers.Identities {
+		root.ApplierIdentities = append(root.ApplierIdentities, signer.ApplierIdentity{
+			Name: a.Name, Issuer: a.Issuer, Audience: a.Audience, Match: match(a.Match), CommitClaim: a.CommitClaim,
+		})
+	}
+	for _, w := range ts.Witnesses.Identities {
+		root.WitnessIdentities = append(root.WitnessIdentities, signer.WitnessIdentity{
+			Name: w.Name, Issuer: w.Issuer, Match: match(w.Match), Keys: w.Keys,
+		})
+	}
 	canonical, err := root.Canonical()
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", RootPath, err)
 	}
 	return canonical, nil
+}
+
+// match lists the claims of a rule; Canonical sorts them.
+func match(rules map[string]string) []signer.ClaimRule {
+	out := make([]signer.ClaimRule, 0, len(rules))
+	for claim, pattern := range rules {
+		out = append(out, signer.ClaimRule{Claim: claim, Pattern: pattern})
+	}
+	return out
 }
 
 func role(r spec.Role) signer.Role { return signer.Role{Keys: r.Keys, Threshold: r.Threshold} }

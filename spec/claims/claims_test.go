@@ -153,3 +153,15 @@ func split(s string) []string {
 		out, s = append(out, string(sep)), rest
 	}
 }
+
+func TestCheckIssuer(t *testing.T) {
+	for text, ok := range map[string]bool{
+		"https://a.example": true, "https://a.example/realms/x": true, "http://127.0.0.1:5556/dex": true, "http://localhost:1": true,
+		"http://[::1]:1": true, "http://a.example": false, "https://u@a.example": false, "https://a.example?x=1": false,
+		"https://a.example#f": false, "a.example": false, "": false, "file:///x": false, "http://127.0.0.1.evil.example": false,
+	} {
+		if err := CheckIssuer(text); (err == nil) != ok || err != nil && !errors.Is(err, ErrIssuer) {
+			t.Errorf("%q: %v", text, err)
+		}
+	}
+}

@@ -91,6 +91,8 @@ const (
 	TrustValidity    = "APX1810"
 	TrustKeyType     = "APX1811"
 	TrustExpired     = "APX1812"
+	TrustIdentity    = "APX1813"
+	TrustKeyRoles    = "APX1814"
 
 	TestFailed = "APX1901"
 )

@@ -90,6 +90,8 @@ func Table() []Entry {
 		{TrustValidity, "validity out of proportion", "A timestamp must live shorter than a manifest, and both at least a second."},
 		{TrustKeyType, "key of the wrong type for its role", "Root keys and appliers sign with SSH keys; manifests, timestamps and witnesses with raw ed25519 keys; maintainers and forges with SSH or OpenPGP keys."},
 		{TrustExpired, "trust root has expired", "spec.expires has passed. Sign a new version with `apex trust rotate`."},
+		{TrustIdentity, "identity that cannot be told", "An applier or witness identity needs an https issuer and at least one claim to match, exact or with * for whole segments, and two witnesses of one issuer must ask for different values of some claim."},
+		{TrustKeyRoles, "key with one role too many", "Enrolment keys sign bindings on a service that strangers speak to, so they hold no other role."},
 
 		{TestFailed, "policy test failed", "The policy does not do what the assertion says. Change the policy, or the assertion if the policy is right; a failing test blocks publishing."},
 	}
