@@ -20,6 +20,9 @@ func ComparePrefixes(a, b netip.Prefix) int {
 	return cmp.Compare(a.Bits(), b.Bits())
 }
 
+// CheckName reports by ErrInvalid what is no name; the error calls it what.
+func CheckName(what, s string) error { return checkName(what, s) }
+
 // checkName takes a DNS-1123 label of at most MaxName bytes.
 func checkName(what, s string) error {
 	if s == "" || len(s) > MaxName {

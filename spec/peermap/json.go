@@ -33,7 +33,17 @@ func ParseTimestamp(b []byte) (Timestamp, error) {
 }
 
 func encodeJSON(what string, v checked, limit int) ([]byte, error) {
-	if err := v.check(); err != nil {
+	return EncodeJSON(what, v, v.check, limit)
+}
+
+func parseJSON[T checked](what string, b []byte, limit int) (T, error) {
+	return ParseJSON(what, b, limit, T.check)
+}
+
+// EncodeJSON gives the canonical JSON of a struct that holds no maps and no floats: the fields in declared order, no
+// white space. What breaks check is refused, and so is what is longer than limit (ErrTooLarge).
+func EncodeJSON(what string, v any, check func() error, limit int) ([]byte, error) {
+	if err := check(); err != nil {
 		return nil, fmt.Errorf("encode %s: %w", what, err)
 	}
 	b, err := json.Marshal(v)
@@ -46,8 +56,9 @@ func encodeJSON(what string, v checked, limit int) ([]byte, error) {
 	return b, nil
 }
 
-// parseJSON leans on re-encoding: encoding/json alone accepts duplicate and case-folded keys, null and trailing spaces.
-func parseJSON[T checked](what string, b []byte, limit int) (T, error) {
+// ParseJSON takes only what EncodeJSON gives. It leans on re-encoding: encoding/json alone accepts duplicate and
+// case-folded keys, null and trailing spaces. A null for a list encodes back to itself, so check has to refuse nil lists.
+func ParseJSON[T any](what string, b []byte, limit int, check func(T) error) (T, error) {
 	var v, zero T
 	if len(b) > limit {
 		return zero, fmt.Errorf("parse %s: %d bytes, limit %d: %w", what, len(b), limit, ErrTooLarge)
@@ -64,7 +75,7 @@ func parseJSON[T checked](what string, b []byte, limit int) (T, error) {
 	if !bytes.Equal(again, b) {
 		return zero, fmt.Errorf("parse %s: %w", what, ErrNotCanonical)
 	}
-	if err := v.check(); err != nil {
+	if err := check(v); err != nil {
 		return zero, fmt.Errorf("parse %s: %w", what, err)
 	}
 	return v, nil

@@ -18,6 +18,7 @@ package peermap
 
 import (
 	"crypto/sha256"
+	"encoding/base64"
 	"encoding/hex"
 	"fmt"
 	"net/netip"
@@ -53,8 +54,21 @@ func (d *Digest) UnmarshalText(b []byte) error {
 	return nil
 }
 
-// Key is a WireGuard (Curve25519) or Ed25519 public key.
+// Key is a WireGuard (Curve25519) or Ed25519 public key. Its text form, in JSON, is standard base64.
 type Key [32]byte
+
+// MarshalText gives the base64 form.
+func (k Key) MarshalText() ([]byte, error) { return base64.StdEncoding.AppendEncode(nil, k[:]), nil }
+
+// UnmarshalText takes canonical standard base64 of exactly 32 bytes.
+func (k *Key) UnmarshalText(b []byte) error {
+	out, err := base64.StdEncoding.Strict().DecodeString(string(b))
+	if err != nil || len(out) != len(k) || base64.StdEncoding.EncodeToString(out) != string(b) {
+		return fmt.Errorf("key %.80q: want 32 bytes of base64", b)
+	}
+	*k = Key(out)
+	return nil
+}
 
 // View is what one node may know. Everything in it that other nodes share stands in the class it points to.
 type View struct {
