@@ -83,11 +83,15 @@ func StartDex(ctx context.Context, o DexOptions) (*Dex, error) {
 	if err != nil {
 		return nil, err
 	}
-	if o.Place, err = o.complete(); err != nil {
+	d := &Dex{binary: binary, options: o}
+	err = o.onFreePort(func(p Place) error {
+		d.options.Place = p
+		return d.start(ctx)
+	})
+	if err != nil {
 		return nil, err
 	}
-	d := &Dex{binary: binary, options: o}
-	return d, d.start(ctx)
+	return d, nil
 }
 
 // RunDex is StartDex for a test, with the test's folder by default; the test's end closes it.
@@ -117,14 +121,12 @@ func (d *Dex) start(ctx context.Context) error {
 	if err := os.WriteFile(file, config, 0o600); err != nil {
 		return err
 	}
-	d.serving, err = launch(ctx, d.options.Place, d.options.issuer(), "dex", d.binary, "serve", file)
+	d.serving, err = launch(ctx, d.options.Place, d.Issuer(), "dex", d.binary, "serve", file)
 	return err
 }
 
-func (o DexOptions) issuer() string { return o.url("/dex") }
-
 // Issuer is the issuer URL. It has a path, which is easy to get wrong.
-func (d *Dex) Issuer() string { return d.options.issuer() }
+func (d *Dex) Issuer() string { return d.options.url(dexPath) }
 
 // CA is the PEM certificate to trust; nil without TLS.
 func (d *Dex) CA() []byte { return d.options.ca() }
@@ -182,6 +184,9 @@ func (d *Dex) restart(ctx context.Context, between func() error) error {
 
 func (o DexOptions) database() string { return filepath.Join(o.Folder, "dex.db") }
 
+// dexPath is the path of the issuer URL.
+const dexPath = "/dex"
+
 // object is a JSON object. Dex reads YAML, of which JSON is a part.
 type object map[string]any
 
@@ -195,7 +200,7 @@ func (o DexOptions) config(gone Users) ([]byte, error) {
 		web = object{"https": o.Addr.String(), "tlsCert": cert, "tlsKey": key}
 	}
 	config := object{
-		"issuer":  o.issuer(),
+		"issuer":  o.url(dexPath),
 		"storage": object{"type": "sqlite3", "config": object{"file": o.database()}},
 		"web":     web,
 		"logger":  object{"level": "info"},

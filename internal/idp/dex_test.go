@@ -4,11 +4,13 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"net/url"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/apex-network/apex/internal/idp"
 )
@@ -105,6 +107,40 @@ func TestDexSignsPeopleIn(t *testing.T) {
 			t.Errorf("Dex tells the device %v", answer["error"])
 		}
 	})
+}
+
+func TestDexExpiry(t *testing.T) {
+	d := idp.RunDex(t, idp.DexOptions{
+		Users: idp.Users{alice}, IDTokens: 90 * time.Second, DeviceCodes: 2 * time.Minute,
+	})
+	r := newRig(t, d.Issuer(), d.Client())
+	code := r.mustPost(r.provider.Endpoint().DeviceAuthURL, url.Values{"client_id": {idp.ClientID}, "scope": {r.scope}})
+	if code["expires_in"] != 120.0 {
+		t.Errorf("a device flow may take %v s", code["expires_in"])
+	}
+	claims := r.claims(r.device(idp.Person{Login: alice.Email, Password: alice.Password, Client: d.Client()}, nil))
+	if life := claims["exp"].(float64) - claims["iat"].(float64); life != 90 {
+		t.Errorf("the ID token lives %v s", life)
+	}
+}
+
+// TestStartFails looks at what a person reads when something is missing or in the way.
+func TestStartFails(t *testing.T) {
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	place := idp.Place{Folder: t.TempDir(), Addr: taken.Addr().(*net.TCPAddr).AddrPort()}
+	_, err = idp.StartDex(t.Context(), idp.DexOptions{Place: place})
+	if !errors.Is(err, idp.ErrExited) || !strings.Contains(err.Error(), "address already in use") {
+		t.Errorf("port taken: %v", err)
+	}
+	t.Setenv("PATH", "")
+	_, err = idp.StartSlapd(t.Context(), idp.Place{Folder: t.TempDir()}, nil)
+	if !errors.Is(err, idp.ErrNoSlapd) || !strings.Contains(err.Error(), "apt-get install slapd ldap-utils") {
+		t.Errorf("not installed: %v", err)
+	}
 }
 
 func TestDexRestarts(t *testing.T) {

@@ -13,9 +13,9 @@
 // # Promise
 //
 // The real providers run unchanged but for what their doc comments name, as programs of their own modules, so that none
-// of their dependencies becomes one of Apex. They are built once per cache (see Prepare). Each listens where it is told,
-// keeps its files in its folder, has answered before a Start function returns, and dies with the program that started
-// it. What is missing on the machine is an error that names it; nothing is skipped.
+// of their dependencies becomes one of Apex. They are built once per cache (see Prepare). Each listens where it is
+// told, keeps its files in its folder, has answered before a Start function returns, and dies with the program that
+// started it. What is missing on the machine is an error that names it; nothing is skipped.
 //
 // # What the providers do with a nonce
 //
@@ -54,5 +54,6 @@
 // TestWhatGoOIDCLetsPass lists it defect by defect. As go-oidc v3.21.0 is usually set up, it lets pass: a token without
 // jti or sub, duplicate claims (the last one counts) and claims in another case (AUD for aud), any typ, a token in JWS
 // JSON serialization or with white space around it, an iat of tomorrow, any lifetime, any size, one fitting audience
-// among others. It allows nbf five minutes of clock difference and exp none. It reads discovery and keys without a limit.
+// among others. It allows nbf five minutes of clock difference and exp none. It reads discovery and keys without a
+// limit, with the time-out of the client it is given.
 package idp

@@ -182,7 +182,9 @@ func TestIssuerScriptsTheTokenEndpoint(t *testing.T) {
 	i.Answer(idp.Pending(), idp.SlowDown(), idp.Denied(), idp.CodeExpired(), idp.InvalidGrant(),
 		idp.Fail(http.StatusServiceUnavailable, "temporarily_unavailable", "later"),
 		idp.Grant(i.Claims(idp.ClientID, "alice", time.Now())))
-	poll := url.Values{"client_id": {idp.ClientID}, "grant_type": {deviceGrant}, "device_code": {text(code, "device_code")}}
+	poll := url.Values{
+		"client_id": {idp.ClientID}, "grant_type": {deviceGrant}, "device_code": {text(code, "device_code")},
+	}
 	var said []string
 	var answer map[string]any
 	for range 7 {

@@ -31,6 +31,21 @@ type Place struct {
 	Dial      DialFunc       // default: from this machine
 }
 
+// onFreePort completes the place and calls start with it. The free port may be taken before the program gets to it, so
+// a program that ends at once is tried again at another, unless the caller named the port.
+func (p Place) onFreePort(start func(Place) error) error {
+	const attempts = 3
+	for attempt := 1; ; attempt++ {
+		whole, err := p.complete()
+		if err != nil {
+			return err
+		}
+		if err = start(whole); !errors.Is(err, ErrExited) || p.Addr.IsValid() || attempt == attempts {
+			return err
+		}
+	}
+}
+
 // complete fills in the defaults.
 func (p Place) complete() (Place, error) {
 	if p.Folder == "" {

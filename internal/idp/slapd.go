@@ -40,23 +40,22 @@ type Slapd struct {
 func StartSlapd(ctx context.Context, place Place, users Users) (*Slapd, error) {
 	slapd, err := exec.LookPath("slapd")
 	if err != nil {
-		slapd = "/usr/sbin/slapd" // not in everybody's PATH
+		slapd, err = exec.LookPath("/usr/sbin/slapd") // not in everybody's PATH
 	}
-	modify, err := exec.LookPath("ldapmodify")
-	if _, missing := os.Stat(slapd); err != nil || missing != nil {
+	modify, missing := exec.LookPath("ldapmodify")
+	if err != nil || missing != nil {
 		return nil, ErrNoSlapd
 	}
-	if place, err = place.complete(); err != nil {
-		return nil, err
-	}
-	// A folder of its own, with a short name: the path of a unix socket has to fit in 107 bytes.
-	folder, err := os.MkdirTemp("", "ldap-*")
+	s := &Slapd{modify: modify}
+	err = place.onFreePort(func(p Place) error {
+		s.addr = p.Addr
+		if err := s.start(ctx, p, slapd); err != nil {
+			return errors.Join(err, s.Close())
+		}
+		return nil
+	})
 	if err != nil {
 		return nil, err
-	}
-	s := &Slapd{addr: place.Addr, folder: folder, modify: modify}
-	if err := s.start(ctx, place, slapd); err != nil {
-		return nil, errors.Join(err, s.Close())
 	}
 	if err := s.apply(ctx, "-a", entries(users)); err != nil {
 		return nil, errors.Join(err, s.Close())
@@ -80,6 +79,11 @@ func RunSlapd(tb TB, users Users) *Slapd {
 }
 
 func (s *Slapd) start(ctx context.Context, place Place, program string) error {
+	var err error
+	// A folder of its own, with a short name: the path of a unix socket has to fit in 107 bytes.
+	if s.folder, err = os.MkdirTemp("", "ldap-*"); err != nil {
+		return err
+	}
 	data := filepath.Join(s.folder, "data")
 	if err := os.Mkdir(data, 0o700); err != nil {
 		return err
@@ -105,7 +109,6 @@ directory %[5]s
 	socket := filepath.Join(s.folder, "ldapi")
 	s.socket = "ldapi://" + strings.ReplaceAll(socket, "/", "%2F")
 	listen := fmt.Sprintf("ldap://%s/ %s", s.addr, s.socket)
-	var err error
 	if s.process, err = place.Start(ctx, "slapd", program, "-d", "0", "-f", config, "-h", listen); err != nil {
 		return err
 	}

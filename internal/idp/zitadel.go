@@ -37,9 +37,6 @@ func StartZitadel(ctx context.Context, o ZitadelOptions) (*Zitadel, error) {
 	if err != nil {
 		return nil, err
 	}
-	if o.Place, err = o.complete(); err != nil {
-		return nil, err
-	}
 	if o.IDTokens == 0 {
 		o.IDTokens = time.Hour
 	}
@@ -47,11 +44,18 @@ func StartZitadel(ctx context.Context, o ZitadelOptions) (*Zitadel, error) {
 		o.Algorithm = "RS256"
 	}
 	z := &Zitadel{options: o}
-	if err := z.write(); err != nil {
-		return nil, fmt.Errorf("configure Zitadel: %w", err)
+	err = o.onFreePort(func(p Place) error {
+		z.options.Place = p
+		if err := z.write(); err != nil {
+			return fmt.Errorf("configure Zitadel: %w", err)
+		}
+		z.serving, err = launch(ctx, p, z.Issuer(), "zitadel", binary, z.file())
+		return err
+	})
+	if err != nil {
+		return nil, err
 	}
-	z.serving, err = launch(ctx, o.Place, z.Issuer(), "zitadel", binary, z.file())
-	return z, err
+	return z, nil
 }
 
 // RunZitadel is StartZitadel for a test, with the test's folder by default; the test's end closes it.
