@@ -37,7 +37,9 @@ const (
 	MaxEvidenceBytes = 256 << 10
 	MaxBindingBytes  = 64 << 10
 	MaxBindingsAsked = 200
-	MaxRecordsBytes  = 64 << 20
+	// MaxBindingsQueryBytes bounds a witness's question for that many records.
+	MaxBindingsQueryBytes = 16 << 10
+	MaxRecordsBytes       = 64 << 20
 	// MaxEnrolRoutes and MaxEnrolAddresses bound the lists of an enrolment request, MaxRotateBytes a rotation.
 	MaxEnrolRoutes    = 256
 	MaxEnrolAddresses = 4

@@ -47,6 +47,7 @@ const (
 	TypeEnvelope = "application/vnd.dsse+json"
 	TypeArtefact = "application/cbor"
 	TypeEvents   = "text/event-stream"
+	TypeText     = "text/plain; charset=utf-8"
 )
 
 // NetworkPath is the path of a network's resources, without a trailing slash.

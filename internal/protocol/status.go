@@ -118,6 +118,19 @@ type FleetStatus struct {
 	Refused     *Refusal     `json:"refused,omitempty"`
 	RootVersion uint64       `json:"rootVersion"`
 	Zones       []ZoneStatus `json:"zones"`
+	// Waiting counts the enrolments that wait for a maintainer. Rejected are bindings that are no members now, the first 200.
+	Waiting  int               `json:"waiting,omitempty"`
+	Rejected []RejectedBinding `json:"rejected,omitempty"`
+}
+
+// RejectedBinding is a binding whose node is no member. Reason is one word of identity.Reason, or Faulty: the zone does
+// not compile with it, which is a fault of Apex.
+type RejectedBinding struct {
+	Zone    string         `json:"zone"`
+	Node    string         `json:"node"`
+	Binding peermap.Digest `json:"binding"`
+	Reason  string         `json:"reason"`
+	Detail  string         `json:"detail"`
 }
 
 // Refusal says why a commit is not published. Stage is one of fetch, verify, load, validate, test, shrink, compile, sign.
@@ -148,6 +161,7 @@ type Published struct {
 	Serial    uint64         `json:"serial"`
 	Manifest  peermap.Digest `json:"manifest"`
 	Views     uint64         `json:"views"`
+	Enrolled  uint64         `json:"enrolled,omitempty"` // of the Views, those of enrolled nodes
 	Published time.Time      `json:"published"`
 	Expires   time.Time      `json:"expires"`
 	// TimestampExpires is the end of the newest timestamp.
