@@ -106,17 +106,30 @@ func (p *localProcess) Tail() string {
 	return strings.TrimSpace(string(b[max(0, len(b)-most):]))
 }
 
-// await polls cond until it gives nil, the program ends (ErrExited) or ctx does.
+// await polls cond until it gives nil, the program ends (ErrExited) or ctx does. cond's context ends with the program.
 func await(ctx context.Context, p Process, what string, cond func(context.Context) error) error {
+	alive, cancel := context.WithCancel(ctx)
+	defer cancel()
+	go func() {
+		select {
+		case <-p.Done():
+			cancel()
+		case <-alive.Done():
+		}
+	}()
 	for pause := 2 * time.Millisecond; ; pause = min(2*pause, 50*time.Millisecond) {
-		err := cond(ctx)
+		err := cond(alive)
+		select {
+		case <-p.Done(): // even if something answered: it was another program then
+			return fmt.Errorf("wait for %s: %w\n%s", what, ErrExited, p.Tail())
+		default:
+		}
 		if err == nil {
 			return nil
 		}
 		select {
 		case <-time.After(pause):
 		case <-p.Done():
-			return fmt.Errorf("wait for %s: %w\n%s", what, ErrExited, p.Tail())
 		case <-ctx.Done():
 			return fmt.Errorf("wait for %s: %w: %w\n%s", what, ctx.Err(), err, p.Tail())
 		}
