@@ -57,7 +57,9 @@ type Input struct {
 	Repo *spec.Repository
 	// Files are the repository's files in any order, each path once.
 	Files []Blob
-	Facts Facts
+	// Bindings are the lists of bindings (package binding) by which the repository's enrolled nodes are members, by zone.
+	Bindings map[string][]byte
+	Facts    Facts
 }
 
 // Zone is a compiled zone: everything of a generation but epoch, serial, previous manifest and expiry. It is immutable;
@@ -76,7 +78,11 @@ type Zone struct {
 	// ("<hex digest>  <path>\n"). InputsDigest is its digest, which goes into the manifest.
 	Inputs       []byte
 	InputsDigest peermap.Digest
-	Facts        Facts
+	// Bindings is the zone's list of bindings, empty if no node has enrolled; BindingsDigest is its digest, which goes into
+	// the manifest, zero for the empty list.
+	Bindings       []byte
+	BindingsDigest peermap.Digest
+	Facts          Facts
 	// Suspended says that the zone asks to keep its published generation; the controller acts on it.
 	Suspended bool
 }
@@ -149,6 +155,9 @@ func (c *Incremental) Compile(in Input) (map[string]*Zone, Stats, error) {
 		states[name] = st
 		zone := st.zone
 		zone.Inputs, zone.InputsDigest, zone.Facts = made.text, made.digest, in.Facts
+		if zone.Bindings = in.Bindings[name]; len(zone.Bindings) > 0 {
+			zone.BindingsDigest = peermap.DigestOf(zone.Bindings)
+		}
 		zones[name] = &zone
 	}
 	faults.add(checkHosts(sources))
@@ -163,7 +172,7 @@ func (c *Incremental) Compile(in Input) (map[string]*Zone, Stats, error) {
 func (z *Zone) Manifest(epoch, serial uint64, previous peermap.Digest, expires time.Time) peermap.Manifest {
 	return peermap.Manifest{
 		Type: peermap.ManifestType, Network: z.Network, Zone: z.Zone, Epoch: epoch, Serial: serial, Previous: previous,
-		Commit: z.Facts.Commit, AsOf: z.Facts.AsOf.Unix(), Inputs: z.InputsDigest, Compiler: Version,
+		Commit: z.Facts.Commit, AsOf: z.Facts.AsOf.Unix(), Inputs: z.InputsDigest, Bindings: z.BindingsDigest, Compiler: Version,
 		RootVersion: z.Facts.RootVersion, ViewsRoot: z.Tree.Root(), Views: z.Tree.Size(), Suspended: z.Suspended,
 		Expires: expires.Unix(),
 	}
