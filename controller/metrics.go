@@ -78,11 +78,11 @@ func (m *collector) Collect(ch chan<- prometheus.Metric) {
 			gauge(m.fetched, seconds(fetched), n.cfg.Name)
 		}
 		for _, z := range n.publisher.Zones() {
-			state := z.State()
+			s, state := z.Look()
 			gauge(m.pending, one(state.Pending != nil), n.cfg.Name, z.Name)
 			gauge(m.suspended, one(state.Suspended), n.cfg.Name, z.Name)
 			gauge(m.problem, one(state.Problem != nil), n.cfg.Name, z.Name)
-			if s, _ := z.Snapshot(); s != nil {
+			if s != nil {
 				gauge(m.serial, float64(s.Manifest.Serial), n.cfg.Name, z.Name)
 				gauge(m.manifestEnd, float64(s.Manifest.Expires), n.cfg.Name, z.Name)
 				gauge(m.stampEnd, float64(s.Stamp.Expires), n.cfg.Name, z.Name)

@@ -22,12 +22,15 @@ import (
 
 // A zone's folder holds one file per kept generation, <epoch>-<serial>.gen, written once and never changed:
 //
-//	"APEXGEN1" | SHA-256 of the rest | CBOR of record
+//	"APEXGEN2" | SHA-256 of the rest | CBOR of record
+//
+// A file with the magic "APEXGEN1", of controllers that knew no bindings, holds a record without the last field.
 //
 // A file is complete or it is not there: it is written beside, flushed, and renamed. Its artefacts are named by their
 // digests when it is read, and the Merkle root is computed again, so a flipped bit costs a generation, never a wrong one.
 const (
-	fileMagic  = "APEXGEN1"
+	fileMagic  = "APEXGEN2"
+	oldMagic   = "APEXGEN1"
 	fileSuffix = ".gen"
 	// maxFileBytes bounds what is read back: 60 000 views with as many peers in blocks, ten times over.
 	maxFileBytes = 1 << 30
@@ -37,6 +40,18 @@ const (
 var ErrCorrupt = errors.New("generation file is damaged")
 
 type record struct {
+	_         struct{} `cbor:",toarray"`
+	Envelope  []byte
+	Published int64
+	Inputs    []byte
+	Nodes     []nodeRecord
+	Classes   [][]byte
+	Blocks    [][]byte
+	Bindings  []byte
+}
+
+// oldRecord is what a file with oldMagic holds.
+type oldRecord struct {
 	_         struct{} `cbor:",toarray"`
 	Envelope  []byte
 	Published int64
@@ -79,7 +94,7 @@ func (g *Generation) mark() mark { return mark{g.Manifest.Epoch, g.Manifest.Seri
 
 // save makes g durable in dir.
 func (g *Generation) save(dir string) error {
-	r := record{Envelope: g.Envelope, Published: g.Published.Unix(), Inputs: g.inputs}
+	r := record{Envelope: g.Envelope, Published: g.Published.Unix(), Inputs: g.inputs, Bindings: g.bindings}
 	for _, n := range g.Nodes {
 		r.Nodes = append(r.Nodes, nodeRecord{Name: n.Name, Identity: n.Identity[:], View: n.View})
 	}
@@ -120,13 +135,17 @@ func load(path string, old *Generation) (*Generation, error) {
 		return nil, err
 	}
 	head := len(fileMagic) + sha256.Size
-	if len(data) < head || string(data[:len(fileMagic)]) != fileMagic {
+	if len(data) < head || string(data[:len(fileMagic)]) != fileMagic && string(data[:len(oldMagic)]) != oldMagic {
 		return nil, fmt.Errorf("%s: %w: no generation", path, ErrCorrupt)
 	}
 	if sum := sha256.Sum256(data[head:]); !bytes.Equal(sum[:], data[len(fileMagic):head]) {
 		return nil, fmt.Errorf("%s: %w: checksum differs", path, ErrCorrupt)
 	}
-	g, err := decodeRecord(data[head:], old)
+	r, err := decodeRecord(string(data[:len(fileMagic)]), data[head:])
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w: %w", path, ErrCorrupt, err)
+	}
+	g, err := r.generation(old)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w: %w", path, ErrCorrupt, err)
 	}
@@ -136,15 +155,24 @@ func load(path string, old *Generation) (*Generation, error) {
 	return g, nil
 }
 
-func decodeRecord(body []byte, old *Generation) (*Generation, error) {
+func decodeRecord(magic string, body []byte) (record, error) {
 	mode, err := cbor.DecOptions{MaxArrayElements: 1 << 20}.DecMode()
 	if err != nil {
-		return nil, err
+		return record{}, err
+	}
+	if magic == oldMagic {
+		var o oldRecord
+		err := mode.Unmarshal(body, &o)
+		return record{
+			Envelope: o.Envelope, Published: o.Published, Inputs: o.Inputs, Nodes: o.Nodes, Classes: o.Classes, Blocks: o.Blocks,
+		}, err
 	}
 	var r record
-	if err := mode.Unmarshal(body, &r); err != nil {
-		return nil, err
-	}
+	return r, mode.Unmarshal(body, &r)
+}
+
+// generation makes what r describes; old lends what it shares with it.
+func (r record) generation(old *Generation) (*Generation, error) {
 	env, err := signer.ParseEnvelope(r.Envelope, peermap.MaxManifestBytes)
 	if err != nil {
 		return nil, err
@@ -154,6 +182,9 @@ func decodeRecord(body []byte, old *Generation) (*Generation, error) {
 		return nil, err
 	}
 	g.inputs = r.Inputs
+	if err := g.takeBindings(r.Bindings, g.Manifest.Bindings); err != nil {
+		return nil, err
+	}
 	if err := g.readArtefacts(r, old); err != nil {
 		return nil, err
 	}

@@ -15,11 +15,13 @@
 package publish
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
 	"time"
 
+	"github.com/apex-network/apex/spec/binding"
 	"github.com/apex-network/apex/spec/compile"
 	"github.com/apex-network/apex/spec/peermap"
 )
@@ -40,9 +42,12 @@ type content struct {
 	Nodes []Node
 	Tree  *peermap.Tree
 	// inputs is the artefact whose digest the manifest carries.
-	inputs  []byte
-	classes map[peermap.Digest]*Class
-	blocks  map[peermap.Digest][]byte
+	inputs []byte
+	// bindings is the list of the enrolled nodes' bindings, whose digest the manifest carries; empty if there are none.
+	bindings []byte
+	enrolled map[string]peermap.Digest // node → digest of its binding
+	classes  map[peermap.Digest]*Class
+	blocks   map[peermap.Digest][]byte
 }
 
 // Node is one member of a generation.
@@ -90,6 +95,52 @@ func (c *content) Block(d peermap.Digest) ([]byte, bool) {
 	return b, ok
 }
 
+// Bindings is the list of the bindings that entered the compile (package binding); empty if there were none.
+func (c *content) Bindings() []byte { return c.bindings }
+
+// Enrolled gives the digest of the binding by which a node is a member; false for a node of git.
+func (c *content) Enrolled(node string) (peermap.Digest, bool) {
+	d, ok := c.enrolled[node]
+	return d, ok
+}
+
+// EnrolledCount counts the members that are not of git.
+func (c *content) EnrolledCount() int { return len(c.enrolled) }
+
+// Members tells the nodes of git from the enrolled ones, both sorted by name.
+func (c *content) Members() (static, enrolled []string) {
+	for _, n := range c.Nodes {
+		if _, ok := c.enrolled[n.Name]; ok {
+			enrolled = append(enrolled, n.Name)
+		} else {
+			static = append(static, n.Name)
+		}
+	}
+	return static, enrolled
+}
+
+// takeBindings takes over a list whose digest the manifest carries: zero for the empty list.
+func (c *content) takeBindings(list []byte, want peermap.Digest) error {
+	if len(list) == 0 {
+		if want != (peermap.Digest{}) {
+			return errors.New("the list of bindings is missing")
+		}
+		return nil
+	}
+	if peermap.DigestOf(list) != want {
+		return errors.New("the list of bindings is not that of the manifest")
+	}
+	entries, err := binding.ParseList(list)
+	if err != nil {
+		return err
+	}
+	c.bindings, c.enrolled = list, make(map[string]peermap.Digest, len(entries))
+	for _, e := range entries {
+		c.enrolled[e.Node] = e.Digest
+	}
+	return nil
+}
+
 // Artefacts counts the classes and blocks.
 func (c *content) Artefacts() int { return len(c.classes) + len(c.blocks) }
 
@@ -111,6 +162,9 @@ func (c *content) Artefact(node *Node, d peermap.Digest) ([]byte, bool) {
 // fromCompile takes over a compiled zone; old lends what it has decoded already.
 func fromCompile(z *compile.Zone, old *Generation) (content, error) {
 	c := content{Tree: z.Tree, inputs: z.Inputs, blocks: z.Blocks, classes: make(map[peermap.Digest]*Class, len(z.Classes))}
+	if err := c.takeBindings(z.Bindings, z.BindingsDigest); err != nil {
+		return content{}, err
+	}
 	for d, b := range z.Classes {
 		if err := c.addClass(d, b, old); err != nil {
 			return content{}, err
@@ -193,5 +247,5 @@ func (c *content) check() error {
 func (g *Generation) sameAs(z *compile.Zone, epoch uint64) bool {
 	m := g.Manifest
 	return m.Epoch == epoch && m.Commit == z.Facts.Commit && m.RootVersion == z.Facts.RootVersion && m.Compiler == compile.Version &&
-		m.Inputs == peermap.DigestOf(z.Inputs) && m.ViewsRoot == z.Tree.Root() && m.Suspended == z.Suspended
+		m.Inputs == peermap.DigestOf(z.Inputs) && m.Bindings == z.BindingsDigest && m.ViewsRoot == z.Tree.Root() && m.Suspended == z.Suspended
 }

@@ -22,7 +22,12 @@ type Zone struct {
 	dir    string
 	high   mark // highest number given out; guarded by Publisher.mu
 	onDisk mark // what highFile says; guarded by Publisher.mu
-	asked  bool // whether the ledger was asked for high; guarded by Publisher.mu
+	// What the ledger says of the zone and at what revision, if it was asked; names of blobs that can go soon. Guarded by
+	// Publisher.mu.
+	asked    bool
+	entry    entry
+	revision uint64
+	blobs    []string
 	// behind says that agents may hold a newer generation than the current one, because its file is damaged or the folder
 	// is an old copy: until the content is signed anew, no timestamp may call the current one current. Guarded by
 	// Publisher.mu.
@@ -60,6 +65,16 @@ func (s *Snapshot) Held(node string, view peermap.Digest) (*Generation, *Node, b
 	return nil, nil, false
 }
 
+// Bindings finds the list of bindings with a digest: that of a generation that is kept.
+func (s *Snapshot) Bindings(d peermap.Digest) ([]byte, bool) {
+	for _, g := range append([]*Generation{s.Generation}, s.Older...) {
+		if len(g.bindings) > 0 && g.Manifest.Bindings == d {
+			return g.bindings, true
+		}
+	}
+	return nil, false
+}
+
 // ByManifest finds a kept generation.
 func (s *Snapshot) ByManifest(d peermap.Digest) (*Generation, bool) {
 	if s.Digest == d {
@@ -90,6 +105,20 @@ type State struct {
 	Pending *Pending
 }
 
+// Bindings finds the list of bindings with a digest: that of the generation that waits for witnesses, or of one that is
+// kept.
+func (z *Zone) Bindings(d peermap.Digest) ([]byte, bool) {
+	z.mu.RLock()
+	defer z.mu.RUnlock()
+	if w := z.pending; w != nil && len(w.gen.bindings) > 0 && w.gen.Manifest.Bindings == d {
+		return w.gen.bindings, true
+	}
+	if z.snapshot == nil {
+		return nil, false
+	}
+	return z.snapshot.Bindings(d)
+}
+
 // Pending describes a generation that waits for signatures.
 type Pending struct {
 	Zone     string
@@ -114,13 +143,19 @@ func (z *Zone) Snapshot() (*Snapshot, <-chan struct{}) {
 
 // State describes the zone.
 func (z *Zone) State() State {
+	_, s := z.Look()
+	return s
+}
+
+// Look gives what is served and the state of one and the same moment.
+func (z *Zone) Look() (*Snapshot, State) {
 	z.mu.RLock()
 	defer z.mu.RUnlock()
 	s := State{Suspended: z.suspended, Problem: errors.Join(z.problem, z.stale)}
 	if z.pending != nil {
 		s.Pending = z.pending.describe(z.Name)
 	}
-	return s
+	return z.snapshot, s
 }
 
 func (w *waiting) describe(zone string) *Pending {

@@ -86,8 +86,7 @@ func (s *Server) Fleet(name string) (protocol.FleetStatus, bool) {
 	f := protocol.FleetStatus{Network: name, Controller: s.opts.Version, Now: s.opts.Now().UTC(), RootVersion: n.rootVersion(), Zones: []protocol.ZoneStatus{}}
 	n.Control.Describe(&f)
 	for _, z := range n.Publisher.Zones() {
-		snap, _ := z.Snapshot()
-		state := z.State()
+		snap, state := z.Look()
 		if snap == nil && state.Pending == nil && state.Problem == nil {
 			continue // retired
 		}
@@ -112,7 +111,7 @@ func (z *zone) describe(snap *publish.Snapshot, state publish.State) protocol.Zo
 	}
 	m := snap.Manifest
 	out.Current = &protocol.Published{
-		Commit: m.Commit, Epoch: m.Epoch, Serial: m.Serial, Manifest: snap.Digest, Views: m.Views, Published: snap.Published.UTC(),
+		Commit: m.Commit, Epoch: m.Epoch, Serial: m.Serial, Manifest: snap.Digest, Views: m.Views, Enrolled: uint64(snap.EnrolledCount()), Published: snap.Published.UTC(),
 		Expires: time.Unix(m.Expires, 0).UTC(), TimestampExpires: time.Unix(snap.Stamp.Expires, 0).UTC(),
 		Envelope: snap.Envelope,
 	}
