@@ -32,7 +32,7 @@ var (
 )
 
 // Decode reads the payload of a token that was verified: one JSON object, with numbers kept as they are written, which is
-// what Lookup needs to tell 9007199254740993 from its neighbours.
+// what Lookup needs to tell 9007199254740993 from its neighbours. A claim that stands twice is refused.
 func Decode(payload []byte) (map[string]any, error) {
 	dec := json.NewDecoder(bytes.NewReader(payload))
 	dec.UseNumber()
@@ -42,6 +42,9 @@ func Decode(payload []byte) (map[string]any, error) {
 	}
 	if _, err := dec.Token(); !errors.Is(err, io.EOF) || out == nil {
 		return nil, errors.New("the token's claims are not one JSON object")
+	}
+	if err := noDuplicates(payload); err != nil {
+		return nil, err
 	}
 	return out, nil
 }

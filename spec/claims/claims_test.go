@@ -165,3 +165,14 @@ func TestCheckIssuer(t *testing.T) {
 		}
 	}
 }
+
+func TestDecodeRefusesDuplicates(t *testing.T) {
+	for text, ok := range map[string]bool{
+		`{"a":1,"b":{"a":1},"c":[{"a":1},{"a":1},"a","a"]}`: true, `{"a":"b","b":"a"}`: true,
+		`{"aud":"x","sub":"s","aud":"y"}`: false, `{"o":{"g":1,"g":2}}`: false, `{"l":[{"g":1,"g":2}]}`: false,
+	} {
+		if _, err := Decode([]byte(text)); (err == nil) != ok {
+			t.Errorf("%s: %v", text, err)
+		}
+	}
+}
