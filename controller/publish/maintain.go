@@ -26,7 +26,7 @@ const idleMaintenance = time.Minute
 func (p *Publisher) Maintain(ctx context.Context) (time.Duration, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.root == nil {
+	if p.root == nil || p.mayWrite() != nil {
 		return idleMaintenance, nil
 	}
 	var errs []error
@@ -89,6 +89,9 @@ func (p *Publisher) refresh(ctx context.Context, z *Zone) error {
 	}
 	stamp, err := p.stamp(s.Generation)
 	if err != nil {
+		return err
+	}
+	if err := p.handOld(z, s.Generation, stamp); err != nil {
 		return err
 	}
 	next := *s

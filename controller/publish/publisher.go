@@ -38,6 +38,8 @@ type Options struct {
 	Keys Keys
 	// Ledger is the bucket of LedgerBucket.
 	Ledger store.Bucket
+	// Share, if there are replicas: the Publisher then waits for Lead or Follow.
+	Share  *Share
 	Now    func() time.Time
 	Logger *slog.Logger
 }
@@ -53,6 +55,9 @@ type Publisher struct {
 	root    *signer.Root
 	zones   map[string]*Zone // replaced, never changed, under view
 	waiting chan struct{}    // closed when the list of pending generations changes
+	leading *leadership      // nil: this replica follows, or there are none
+
+	again chan struct{} // a follower looks at everything again
 
 	view sync.RWMutex // guards the map and the channel above for readers
 }
@@ -65,7 +70,7 @@ func Open(opts Options, root *signer.Root) (*Publisher, error) {
 	}
 	p := &Publisher{
 		opts: opts, ledger: ledger{opts.Ledger, opts.Network}, keys: opts.Keys, root: root,
-		zones: map[string]*Zone{}, waiting: make(chan struct{}),
+		zones: map[string]*Zone{}, waiting: make(chan struct{}), again: make(chan struct{}, 1),
 	}
 	if err := makeDir(opts.Dir); err != nil {
 		return nil, fmt.Errorf("generations: %w", err)
@@ -162,6 +167,9 @@ func (p *Publisher) Root() *signer.Root {
 func (p *Publisher) Publish(ctx context.Context, zones map[string]*compile.Zone, root *signer.Root) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if err := p.mayWrite(); err != nil {
+		return err
+	}
 	p.setRoot(root)
 	var errs []error
 	for _, name := range slices.Sorted(maps.Keys(zones)) {
@@ -176,7 +184,7 @@ func (p *Publisher) Publish(ctx context.Context, zones map[string]*compile.Zone,
 	}
 	for name, z := range p.zones {
 		if _, still := zones[name]; !still {
-			if err := z.retire(); err != nil {
+			if err := errors.Join(z.retire(), p.handRetired(z)); err != nil {
 				errs = append(errs, fmt.Errorf("retire zone %s: %w", name, err))
 			}
 		}
@@ -254,7 +262,14 @@ func (p *Publisher) propose(ctx context.Context, z *Zone, body content, manifest
 	if err != nil {
 		return err
 	}
-	if err := p.ledger.write(ctx, z.Name, entry{next.epoch, next.serial, peermap.DigestOf(payload)}); err != nil {
+	err = p.note(ctx, z, func(e *entry) {
+		e.Epoch, e.Serial, e.Manifest = next.epoch, next.serial, peermap.DigestOf(payload)
+		e.Restored = e.Restored && z.behind
+	})
+	switch {
+	case err != nil && (p.shares() || errors.Is(err, ErrDeposed)):
+		return err
+	case err != nil:
 		p.opts.Logger.Warn("serial not in the ledger", "zone", z.Name, "error", err)
 	}
 	z.high = next
@@ -285,24 +300,29 @@ func (p *Publisher) settle(z *Zone, w *waiting) error {
 	}
 	stamp, err := p.stamp(g)
 	if err == nil {
-		err = g.save(z.dir)
+		err = p.handGeneration(z, g, stamp)
 	}
 	if err != nil {
 		z.setPending(&next) // Maintain tries again
 		return err
 	}
+	z.install(p.keep(z, g), stamp)
+	z.setPending(nil)
+	z.behind = false
+	p.opts.Logger.Info("published", "zone", z.Name, "epoch", g.Manifest.Epoch,
+		"serial", g.Manifest.Serial, "commit", g.Manifest.Commit, "nodes", len(g.Nodes))
+	return nil
+}
+
+// keep gives what is kept once g is there, newest first, and removes the files of the rest.
+func (p *Publisher) keep(z *Zone, g *Generation) []*Generation {
 	kept := append([]*Generation{g}, z.keptGenerations()...)
 	for _, old := range kept[min(len(kept), p.opts.Keep):] {
 		if err := removeIfThere(filepath.Join(z.dir, old.mark().file())); err != nil {
 			p.opts.Logger.Warn("old generation not removed", "zone", z.Name, "error", err)
 		}
 	}
-	z.install(kept[:min(len(kept), p.opts.Keep)], stamp)
-	z.setPending(nil)
-	z.behind = false
-	p.opts.Logger.Info("published", "zone", z.Name, "epoch", g.Manifest.Epoch,
-		"serial", g.Manifest.Serial, "commit", g.Manifest.Commit, "nodes", len(g.Nodes))
-	return nil
+	return kept[:min(len(kept), p.opts.Keep)]
 }
 
 // number gives the next (epoch, serial) of a zone and the digest of the manifest before it. Where the manifest before it
@@ -327,29 +347,6 @@ func (p *Publisher) number(ctx context.Context, z *Zone) (mark, peermap.Digest, 
 		previous = current.Digest
 	}
 	return mark{epoch, z.high.serial + 2}, previous, nil
-}
-
-// recall asks the ledger, once in a process, whether it knows higher numbers than the folder: then the folder is lost or an
-// old copy. A zone with a generation can do without the answer; it asks again next time.
-func (p *Publisher) recall(ctx context.Context, z *Zone) error {
-	if z.asked {
-		return nil
-	}
-	current := z.currentGeneration()
-	e, err := p.ledger.read(ctx, z.Name)
-	switch {
-	case err != nil && current == nil:
-		return fmt.Errorf("nothing on disk, and %w", err)
-	case err != nil:
-		p.opts.Logger.Warn("serials not compared with the ledger", "network", p.opts.Network, "zone", z.Name, "error", err)
-		return nil
-	}
-	if (mark{e.Epoch, e.Serial}).compare(z.high) > 0 {
-		z.high = mark{e.Epoch, e.Serial + lostSerials}
-		z.behind = current != nil
-	}
-	z.asked = true
-	return nil
 }
 
 // sign signs with every given key that holds the role now.
