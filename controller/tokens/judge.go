@@ -95,15 +95,10 @@ func (d draft) judge(demand Issuer, now time.Time) (*Verified, error) {
 	if err := v.judgeTimes(now, min(max(demand.Leeway, 0), MaxLeeway)); err != nil {
 		return nil, err
 	}
-	jti, err := optionalString(all, "jti")
-	if err != nil {
+	if _, err := optionalString(all, "jti"); err != nil {
 		return nil, err
 	}
-	v.ID = digest("jti", demand.URL, jti)
-	if jti == "" {
-		// What was signed, not the token: of one token there are several spellings, by the mathematics of its signature.
-		v.ID = digest("signed", d.signed)
-	}
+	v.ID = replayID(demand.URL, all, d.signed)
 	return v, nil
 }
 
