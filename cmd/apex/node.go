@@ -25,8 +25,8 @@ const (
 )
 
 func newNode(s cli.Streams) *cobra.Command {
-	c := &cobra.Command{Use: "node", Short: "Make a node's keys, and add nodes to a clone"}
-	c.AddCommand(newNodeInit(s), newNodeAdd(s))
+	c := &cobra.Command{Use: "node", Short: "Make a node's keys, add nodes to a clone, and rotate keys"}
+	c.AddCommand(newNodeInit(s), newNodeAdd(s), newNodeRotate(s))
 	return c
 }
 

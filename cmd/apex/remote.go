@@ -28,6 +28,30 @@ func (f *remoteFlags) register(c *cobra.Command) {
 	c.Flags().StringVar(&f.tlsPin, "tls-pin", "", "SHA-256 of the controller's public key, hex, as it prints at start with a development certificate")
 }
 
+// networkFlags say which network is meant: by name, or by a clone of it.
+type networkFlags struct{ network, dir string }
+
+func (f *networkFlags) register(c *cobra.Command) {
+	c.Flags().StringVar(&f.network, "network", "", "the network's name (default: that of the clone)")
+	c.Flags().StringVarP(&f.dir, "dir", "C", ".", "the clone that names the network")
+}
+
+// name is the network's name.
+func (f *networkFlags) name() (string, error) {
+	if f.network != "" {
+		return f.network, nil
+	}
+	files, err := readFolder(f.dir)
+	if err != nil {
+		return "", err
+	}
+	name, err := networkName(files)
+	if err != nil {
+		return "", fmt.Errorf("%w (or give --network)", err)
+	}
+	return name, nil
+}
+
 // open connects nothing yet; it checks the flags and opens the key. The function it returns closes the key again.
 func (f *remoteFlags) open(s cli.Streams, network string) (*client.Client, func(), error) {
 	if f.controller == "" || f.key == "" {
@@ -60,7 +84,7 @@ func coded(err error) error {
 		return err
 	}
 	switch p.Code {
-	case protocol.CodeSignature, protocol.CodeProof, protocol.CodeReplay:
+	case protocol.CodeSignature, protocol.CodeProof, protocol.CodeReplay, protocol.CodeToken, protocol.CodeEnrolRefused:
 		return cli.WithCode(cli.Trust, err)
 	case protocol.CodeRefused, protocol.CodeNotAncestor, protocol.CodeBadRequest:
 		return cli.WithCode(cli.Invalid, err)

@@ -22,7 +22,11 @@ func newRoot(s cli.Streams) *cobra.Command {
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return cli.WithCode(cli.Invalid, fmt.Errorf("%w (see `%s --help`)", err, c.CommandPath()))
 	})
-	root.AddCommand(newInit(s), newFmt(s), newValidate(s), newTest(s), newCan(s), newNode(s), newTrust(s), newPlan(s), newMap(s), newApply(s), newStatus(s), newWitness(s), newDemo(s), newVersion(s))
+	root.AddCommand(
+		newInit(s), newFmt(s), newValidate(s), newTest(s), newCan(s), newPlan(s), newNode(s), newTrust(s), // a clone
+		newApply(s), newMap(s), newEnrol(s), newWitness(s), // a controller
+		newLogin(s), newJoin(s), newLeave(s), newStatus(s), // a host
+		newDemo(s), newVersion(s))
 	return root
 }
 

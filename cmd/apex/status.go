@@ -16,7 +16,8 @@ import (
 
 func newStatus(s cli.Streams) *cobra.Command {
 	var f remoteFlags
-	var format, socket, network, dir string
+	var n networkFlags
+	var format, socket string
 	c := &cobra.Command{
 		Use:   "status",
 		Short: "Show this host's agent, or with --controller the whole fleet",
@@ -26,16 +27,15 @@ key that the trust root names as applier or maintainer.`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			if f.controller != "" {
-				return fleetStatus(c.Context(), s, f, network, dir, format)
+				return fleetStatus(c.Context(), s, f, n, format)
 			}
 			return hostStatus(c.Context(), s, socket, format)
 		},
 	}
 	f.register(c)
+	n.register(c)
 	c.Flags().StringVarP(&format, "output", "o", "table", "how to print it: table, json or yaml")
 	c.Flags().StringVar(&socket, "socket", status.DefaultSocket, "the agent's status socket")
-	c.Flags().StringVar(&network, "network", "", "the network's name (default: that of the clone)")
-	c.Flags().StringVarP(&dir, "dir", "C", ".", "the clone that names the network")
 	return c
 }
 
@@ -53,15 +53,10 @@ func hostStatus(ctx context.Context, s cli.Streams, socket, format string) error
 	return st.Write(s.Out)
 }
 
-func fleetStatus(ctx context.Context, s cli.Streams, f remoteFlags, network, dir, format string) error {
-	if network == "" {
-		files, err := readFolder(dir)
-		if err != nil {
-			return err
-		}
-		if network, err = networkName(files); err != nil {
-			return fmt.Errorf("%w (or give --network)", err)
-		}
+func fleetStatus(ctx context.Context, s cli.Streams, f remoteFlags, n networkFlags, format string) error {
+	network, err := n.name()
+	if err != nil {
+		return err
 	}
 	r, done, err := f.open(s, network)
 	if err != nil {
@@ -87,8 +82,17 @@ func printFleet(s cli.Streams, f protocol.FleetStatus) error {
 	if f.Refused != nil {
 		fmt.Fprintf(w, "refused\t%.12s at %s, %s: %s\n", f.Refused.Commit, f.Refused.Stage, ago(f.Now, f.Refused.Since), f.Refused.Reason)
 	}
+	if f.Waiting > 0 {
+		fmt.Fprintf(w, "waiting\t%d enrolments wait for a maintainer: apex enrol list\n", f.Waiting)
+	}
 	for _, z := range f.Zones {
 		printZone(w, f.Now, z)
+	}
+	if len(f.Rejected) > 0 {
+		fmt.Fprintln(w, "\nENROLLED, BUT NO MEMBER\tREASON\t")
+	}
+	for _, r := range f.Rejected {
+		fmt.Fprintf(w, "%s/%s\t%s\t%s\n", r.Zone, r.Node, r.Reason, r.Detail)
 	}
 	return w.Flush()
 }
@@ -97,8 +101,12 @@ func printZone(w *tabwriter.Writer, now time.Time, z protocol.ZoneStatus) {
 	if z.Current == nil {
 		fmt.Fprintf(w, "\nzone %s\tnothing published yet%s\n", z.Zone, zoneNote(z))
 	} else {
-		fmt.Fprintf(w, "\nzone %s\tgeneration %d.%d of %.12s, published %s%s\n", z.Zone, z.Current.Epoch, z.Current.Serial,
-			z.Current.Commit, ago(now, z.Current.Published), zoneNote(z))
+		enrolled := ""
+		if z.Current.Enrolled > 0 {
+			enrolled = fmt.Sprintf(", %d of %d nodes enrolled", z.Current.Enrolled, z.Current.Views)
+		}
+		fmt.Fprintf(w, "\nzone %s\tgeneration %d.%d of %.12s, published %s%s%s\n", z.Zone, z.Current.Epoch, z.Current.Serial,
+			z.Current.Commit, ago(now, z.Current.Published), enrolled, zoneNote(z))
 	}
 	fmt.Fprintln(w, "NODE\tSEEN\tGENERATION\tCOMMIT\tPEERS\tBEHIND")
 	for _, n := range z.Nodes {

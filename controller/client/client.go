@@ -105,15 +105,21 @@ func (c *Client) request(ctx context.Context, method, path string, body io.Reade
 	return req, nil
 }
 
-// do sends req and reads the answer into out.
+// do sends req and reads the answer into out; nil means that none is expected.
 func (c *Client) do(req *http.Request, out any) error {
 	resp, err := c.opt.HTTP.Do(req)
 	if err != nil {
 		return fmt.Errorf("controller %s cannot be reached: %w", c.opt.URL, err)
 	}
 	defer resp.Body.Close()
+	if resp.StatusCode == http.StatusNoContent && out == nil {
+		return nil
+	}
 	if resp.StatusCode != http.StatusOK {
 		return protocol.ReadProblem(resp)
+	}
+	if out == nil {
+		return nil
 	}
 	data, err := io.ReadAll(io.LimitReader(resp.Body, MaxAnswer+1))
 	if err != nil {
