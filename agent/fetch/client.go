@@ -44,8 +44,8 @@ var (
 type Options struct {
 	Controllers         []string // base URLs, in order of preference
 	Network, Zone, Node string
-	// Identity is the node's identity key.
-	Identity signer.PrivateKey
+	// Identity gives the node's identity key; it is asked for each request, for a rotation changes it.
+	Identity func() signer.PrivateKey
 	// Transport makes connections; see NewTransport.
 	Transport *http.Transport
 	Now       func() time.Time // nil: time.Now
@@ -254,6 +254,8 @@ type ask struct {
 	accept string
 	etag   string
 	body   []byte
+	// identity proves the request; nil: the node's own.
+	identity *signer.PrivateKey
 }
 
 // get does one exchange with its deadline and cap. A transport failure or a 5xx moves on to the next controller, for the
@@ -314,7 +316,12 @@ func (c *Client) request(ctx context.Context, base *url.URL, a ask) (*http.Reque
 	if err != nil {
 		return nil, err
 	}
-	token, err := proof.Sign(c.opt.Identity.Sign)
+	identity := a.identity
+	if identity == nil {
+		own := c.opt.Identity()
+		identity = &own
+	}
+	token, err := proof.Sign(identity.Sign)
 	if err != nil {
 		return nil, err
 	}

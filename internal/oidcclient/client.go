@@ -208,6 +208,9 @@ func sameHost(req *http.Request, via []*http.Request) error {
 
 func noRedirect(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 
+// CheckEndpoint wants an https URL, or http to loopback: what this package sends secrets to.
+func CheckEndpoint(endpoint string) error { return checkURL("endpoint", endpoint) }
+
 // checkURL wants an https URL, or http to loopback.
 func checkURL(what, raw string) error {
 	u, err := url.Parse(raw)

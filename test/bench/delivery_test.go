@@ -90,7 +90,7 @@ func newCrowd(tb testing.TB, n *network, p *process) *crowd {
 		}
 		client, err := fetch.New(fetch.Options{
 			Controllers: []string{"https://" + p.api}, Network: networkName, Zone: zoneName, Node: nodeName(i),
-			Identity: n.ids[i], Transport: transport,
+			Identity: func() signer.PrivateKey { return n.ids[i] }, Transport: transport,
 		})
 		if err != nil {
 			tb.Fatal(err)

@@ -1,0 +1,160 @@
+package enrol
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/apex-network/apex/agent/control"
+	"github.com/apex-network/apex/agent/fetch"
+	"github.com/apex-network/apex/agent/token"
+	"github.com/apex-network/apex/internal/oidcclient"
+	"github.com/apex-network/apex/internal/protocol"
+	"github.com/apex-network/apex/spec/peermap"
+)
+
+// Enrolment describes the enrolment for the person at the host. With info it also asks the controller how to join.
+func (m *Member) Enrolment(ctx context.Context, info bool) control.Enrolment {
+	snapshot := m.Snapshot()
+	wireguard, identity := m.pair().Public()
+	out := control.Enrolment{
+		Network: m.opt.Network, Zone: m.opt.Zone, Node: m.opt.Node, PublicKey: wireguard, IdentityKey: identity,
+		Commitment: protocol.Commitment(m.opt.Network, wireguard, identity),
+		Stage:      snapshot.Stage, Message: snapshot.Message, WaitingID: snapshot.WaitingID,
+		Automatic: snapshot.Automatic, NextAttempt: snapshot.Next.UTC(),
+	}
+	if b := snapshot.Binding; b != nil {
+		out.Binding = &control.Binding{
+			Issuer: b.Identity.Issuer, Subject: b.Identity.Subject, Username: b.Identity.Username, Groups: b.Identity.Groups,
+			Addresses: b.Addresses, Rule: fmt.Sprintf("%s (%s:%d)", b.Rule.Name, b.Rule.File, b.Rule.Line), Commit: b.Commit,
+			Ephemeral: b.Ephemeral, Issued: time.Unix(b.Issued, 0).UTC(), Expires: time.Unix(b.Expires, 0).UTC(),
+		}
+	}
+	if !info {
+		return out
+	}
+	got, err := m.opt.Controller.EnrolmentInfo(ctx)
+	if err != nil {
+		out.InfoError = err.Error()
+		return out
+	}
+	out.Info = &got
+	return out
+}
+
+// Join enrols with the token that a person got, at once. Without one it uses the host's own source, which also takes back
+// that a person once left.
+func (m *Member) Join(ctx context.Context, in control.Join) error {
+	m.step.Lock()
+	defer m.step.Unlock()
+	ask := m.ask()
+	if in.Issuer != "" {
+		ask.Issuer = in.Issuer
+	}
+	if len(in.Routes) > 0 || in.Relay {
+		ask.Routes, ask.Relay = slices.Clone(in.Routes), in.Relay
+	}
+	if in.IDToken == "" {
+		if err := m.keep(func(s *state) { s.record.Left = false }); err != nil {
+			return err
+		}
+		return m.attempt(ctx, func(ctx context.Context) error { return m.enrol(ctx, ask, m.source(), "") })
+	}
+	grant, err := grantOf(in)
+	if err != nil {
+		return err
+	}
+	err = m.attempt(ctx, func(ctx context.Context) error { return m.enrol(ctx, ask, nil, in.IDToken) })
+	if err != nil {
+		return err
+	}
+	defer m.poke()
+	return m.keep(func(s *state) { s.grant = grant })
+}
+
+// grantOf reads what the person leaves with the agent; nil if nothing.
+func grantOf(in control.Join) (*token.Grant, error) {
+	switch {
+	case len(in.IDToken) > oidcclient.MaxTokenBytes || len(in.RefreshToken) > oidcclient.MaxTokenBytes:
+		return nil, protocol.NewProblem(400, protocol.CodeBadRequest, fmt.Sprintf("a token has at most %d bytes", oidcclient.MaxTokenBytes))
+	case in.RefreshToken == "":
+		return nil, nil
+	case in.TokenEndpoint == "" || in.ClientID == "":
+		return nil, protocol.NewProblem(400, protocol.CodeBadRequest, "a refresh token comes with tokenEndpoint and clientID")
+	}
+	if err := oidcclient.CheckEndpoint(in.TokenEndpoint); err != nil {
+		return nil, protocol.NewProblem(400, protocol.CodeBadRequest, err.Error())
+	}
+	return &token.Grant{
+		Issuer: in.Issuer, TokenEndpoint: in.TokenEndpoint, ClientID: in.ClientID, ClientSecret: in.ClientSecret,
+		RefreshToken: in.RefreshToken,
+	}, nil
+}
+
+// Leave gives the binding back and forgets the refresh token. The host stays out until a person joins again.
+func (m *Member) Leave(ctx context.Context) error {
+	m.step.Lock()
+	defer m.step.Unlock()
+	m.mu.Lock()
+	bound, waiting := m.state.binding != nil, m.state.record.Waiting != ""
+	m.mu.Unlock()
+	if !bound && !waiting && !m.opt.Configured {
+		return fmt.Errorf("%w: if its keys stand in git, remove its Node document there", ErrStatic)
+	}
+	if bound {
+		err := m.opt.Controller.Leave(ctx, m.pair().Identity)
+		if err != nil && !errors.Is(err, fetch.ErrNotFound) && !errors.Is(err, fetch.ErrDenied) {
+			return fmt.Errorf("the controller was not told, so the binding stays until it runs out; try again: %w", err)
+		}
+	}
+	return m.keep(func(s *state) {
+		*s = state{record: record{Left: true}, attempts: s.attempts, failures: s.failures}
+	})
+}
+
+// farewell gives back the binding of an ephemeral node whose agent stops. ctx has ended.
+func (m *Member) farewell(ctx context.Context) {
+	m.step.Lock()
+	defer m.step.Unlock()
+	m.mu.Lock()
+	b := m.state.binding
+	m.mu.Unlock()
+	if b == nil || !b.Ephemeral && !m.opt.Ephemeral {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), m.opt.Times.Farewell)
+	defer cancel()
+	if err := m.opt.Controller.Leave(ctx, m.pair().Identity); err != nil {
+		m.opt.Logger.Warn("the goodbye of this ephemeral node did not arrive; it is noticed missing", "error", err)
+		return
+	}
+	if err := m.keep(func(s *state) { s.record.Binding, s.binding = nil, nil }); err != nil {
+		m.opt.Logger.Warn("the binding was given back, but its record stays", "error", err)
+	}
+}
+
+// Rotate asks for a binding of the next keys, which the Ring has already, at once. False: this host has no binding, so its
+// keys stand in git and a person has to change them there.
+func (m *Member) Rotate(ctx context.Context) (enrolled bool, err error) {
+	m.step.Lock()
+	defer m.step.Unlock()
+	m.mu.Lock()
+	bound, rotating := m.state.binding != nil, m.rotating()
+	m.mu.Unlock()
+	if !bound || !rotating {
+		return bound, nil
+	}
+	return true, m.attempt(ctx, m.rotateKeys)
+}
+
+// Public gives the keys that the binding held names; false without one.
+func (m *Member) Public() (wireguard, identity peermap.Key, ok bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if b := m.state.binding; b != nil {
+		return b.PublicKey, b.IdentityKey, true
+	}
+	return peermap.Key{}, peermap.Key{}, false
+}

@@ -1,0 +1,109 @@
+package token
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"strings"
+	"time"
+
+	"github.com/apex-network/apex/internal/oidcclient"
+)
+
+// commandTime bounds a token command.
+const commandTime = 30 * time.Second
+
+// File reads the token from a file each time it is needed, as Kubernetes, Vault or a job scheduler writes it. See Watch.
+type File struct{ Path string }
+
+// Name says which file.
+func (f File) Name() string { return "file " + f.Path }
+
+// Token reads the file.
+func (f File) Token(context.Context, Need) (string, error) {
+	file, err := os.Open(f.Path)
+	if err != nil {
+		return "", fmt.Errorf("%w: %w", ErrNone, err)
+	}
+	defer file.Close()
+	text, err := io.ReadAll(io.LimitReader(file, oidcclient.MaxTokenBytes+64))
+	if err != nil {
+		return "", fmt.Errorf("%w: %w", ErrNone, err)
+	}
+	return clean("the file "+f.Path, string(text))
+}
+
+// Env reads the token from an environment variable of the agent's own process.
+type Env struct{ Variable string }
+
+// Name says which variable.
+func (e Env) Name() string { return "environment variable " + e.Variable }
+
+// Token reads the variable.
+func (e Env) Token(context.Context, Need) (string, error) {
+	return clean("the environment variable "+e.Variable, os.Getenv(e.Variable))
+}
+
+// Command runs a program that prints the token. It is started without a shell, has commandTime, and finds in its
+// environment APEX_COMMITMENT (to ask for as the nonce), APEX_AUDIENCE (<audience>:<commitment>, to ask for as the
+// audience), APEX_PLAIN_AUDIENCE and APEX_ISSUER.
+type Command struct{ Argv []string }
+
+// Name says which program.
+func (c Command) Name() string { return "command " + c.Argv[0] }
+
+// Token runs the program. Its error output goes into the error, a line of it; what it printed does not.
+func (c Command) Token(ctx context.Context, need Need) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, commandTime)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, c.Argv[0], c.Argv[1:]...)
+	cmd.Env = append(os.Environ(), "APEX_COMMITMENT="+need.Commitment, "APEX_AUDIENCE="+need.BoundAudience(),
+		"APEX_PLAIN_AUDIENCE="+need.Audience, "APEX_ISSUER="+need.Issuer)
+	out, complaints := &bounded{most: oidcclient.MaxTokenBytes + 64}, &bounded{most: 4 << 10}
+	cmd.Stdout, cmd.Stderr = out, complaints
+	cmd.WaitDelay = time.Second // a child of the program may hold the pipe open
+	err := cmd.Run()
+	switch {
+	case errors.Is(ctx.Err(), context.DeadlineExceeded):
+		return "", fmt.Errorf("the %s did not end within %s", c.Name(), commandTime)
+	case err != nil && !errors.Is(err, exec.ErrWaitDelay):
+		return "", fmt.Errorf("the %s failed: %w%s", c.Name(), err, lastLine(complaints.String()))
+	case out.over:
+		return "", fmt.Errorf("the %s printed more than a token", c.Name())
+	}
+	return clean("what the "+c.Name()+" printed", out.String())
+}
+
+// lastLine is the end of what a program complained of, bounded.
+func lastLine(text string) string {
+	lines := strings.Split(strings.TrimSpace(strings.ToValidUTF8(text, "?")), "\n")
+	line := strings.TrimSpace(lines[len(lines)-1])
+	if line == "" {
+		return ""
+	}
+	if len(line) > 200 {
+		line = strings.ToValidUTF8(line[:200], "") + "…"
+	}
+	return ": " + line
+}
+
+// bounded keeps the first bytes and drops the rest, so that the writer does not block.
+type bounded struct {
+	bytes.Buffer
+	most int
+	over bool
+}
+
+func (b *bounded) Write(p []byte) (int, error) {
+	room := b.most - b.Len()
+	if len(p) > room {
+		b.over = true
+		b.Buffer.Write(p[:max(room, 0)])
+		return len(p), nil
+	}
+	return b.Buffer.Write(p)
+}
