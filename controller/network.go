@@ -7,17 +7,18 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"math/rand/v2"
 	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/apex-network/apex/controller/build"
 	"github.com/apex-network/apex/controller/config"
 	"github.com/apex-network/apex/controller/publish"
+	"github.com/apex-network/apex/controller/verify"
 	"github.com/apex-network/apex/internal/keyfile"
 	"github.com/apex-network/apex/internal/protocol"
 	"github.com/apex-network/apex/signer"
@@ -25,7 +26,8 @@ import (
 
 // network is one network's loop. Its parts run side by side and fail apart:
 //
-//	follow     poll, poke, apply, rule expiry ──▶ sync (sync.go) ──▶ publisher
+//	follow     poll, poke, apply ──▶ fetch ──▶ sync (sync.go) ──▶ publisher
+//	           enrolments, the ends of rules and bindings ──▶ recompile (bindings.go) ──▶ publisher
 //	maintain   timestamps and manifests before they expire
 //
 // What it serves comes from the publisher alone, so a loop that is stuck or failing takes nothing from the agents.
@@ -35,17 +37,23 @@ type network struct {
 	now       func() time.Time
 	src       build.Source
 	builder   *build.Builder
+	bindings  build.Bindings // nil: nobody enrols here
 	publisher *publish.Publisher
+	replica   *replica // nil: this controller is alone
 	metrics   *metrics
 	statePath string
 	// secret is the webhook's; secrets is the digest of all secret files as they were read.
 	secret  []byte
 	secrets [sha256.Size]byte
 
-	poke   chan struct{}
-	wake   chan struct{} // something was published: the time of the next renewal has to be found anew
-	orders chan order
-	done   chan struct{} // closed when run ends
+	poke    chan struct{}
+	changed chan struct{} // the bindings are not what they were
+	wake    chan struct{} // something was published: the time of the next renewal has to be found anew
+	orders  chan order
+	done    chan struct{} // closed when run ends
+
+	// published is what enrolments are judged by; nil until a commit was compiled in this process.
+	published atomic.Pointer[accepted]
 
 	mu      sync.RWMutex // guards what people ask about
 	state   *state
@@ -53,11 +61,27 @@ type network struct {
 	fetched time.Time
 	fetch   error
 	refused *protocol.Refusal
+	left    []protocol.RejectedBinding // bindings that are no members
+	// followed is the commit that the leader accepted, as far as a follower knows.
+	followed string
 
 	// What only the following goroutine touches.
-	compiled string // the commit that was compiled last in this process
-	judged   string // the head that was refused for good
-	expiry   time.Time
+	current  *accepted // what recompiles start from
+	compiled string    // the commit that was published last in this process
+	judged   string    // the head that was refused for good
+	expiry   time.Time // when the first rule or binding ends that was compiled last
+	seen     uint64    // version of the bindings that were compiled last
+	batch    batch
+	stuck    string // why the last recompile failed
+}
+
+// accepted is a commit that was verified, loaded and tested, with what publishing it needs.
+type accepted struct {
+	loaded   *build.Loaded
+	root     *signer.Root
+	frontier verify.Frontier
+	chain    [][]byte
+	allowed  []string // zones that may shrink
 }
 
 // order is an apply that waits for its outcome.
@@ -74,7 +98,8 @@ func (c *Controller) openNetwork(ctx context.Context, cfg config.Network) (_ *ne
 	}
 	n := &network{
 		cfg: cfg, log: c.log.With("network", cfg.Name), now: c.now, metrics: c.metrics, statePath: filepath.Join(dir, "state.json"),
-		poke: make(chan struct{}, 1), wake: make(chan struct{}, 1), orders: make(chan order), done: make(chan struct{}),
+		poke: make(chan struct{}, 1), changed: make(chan struct{}, 1), wake: make(chan struct{}, 1), orders: make(chan order), done: make(chan struct{}),
+		batch: batch{window: batchWindow},
 	}
 	fail := func(err error) (*network, error) { return nil, fmt.Errorf("network %s: %w", cfg.Name, err) }
 	if n.state, err = loadState(n.statePath); err != nil {
@@ -97,8 +122,13 @@ func (c *Controller) openNetwork(ctx context.Context, cfg config.Network) (_ *ne
 	if err != nil {
 		return fail(err)
 	}
+	var share *publish.Share
+	if n.replica, share, err = c.joinCluster(ctx, cfg.Name, n.log); err != nil {
+		return fail(err)
+	}
 	n.publisher, err = publish.Open(publish.Options{
-		Network: cfg.Name, Dir: filepath.Join(dir, "zones"), Keep: cfg.KeepGenerations, Keys: keys, Ledger: ledger, Now: c.now, Logger: n.log,
+		Network: cfg.Name, Dir: filepath.Join(dir, "zones"), Keep: cfg.KeepGenerations, Keys: keys, Ledger: ledger, Share: share,
+		Now: c.now, Logger: n.log,
 	}, root)
 	if err != nil {
 		return fail(err)
@@ -165,56 +195,23 @@ func (n *network) secretsChanged() bool { return digestFiles(secretFiles(n.cfg))
 // run works until ctx ends.
 func (n *network) run(ctx context.Context) {
 	defer close(n.done)
-	var parts sync.WaitGroup
-	parts.Go(func() { n.maintain(ctx) })
-	parts.Go(func() { n.follow(ctx) })
-	parts.Wait()
+	if n.replica != nil {
+		n.runReplica(ctx)
+	} else {
+		n.lead(ctx)
+	}
 	if err := n.src.Close(); err != nil {
 		n.log.Warn("clone not closed", "error", err)
 	}
 }
 
-// follow syncs when there is a reason to.
-func (n *network) follow(ctx context.Context) {
-	timer := time.NewTimer(0)
-	defer timer.Stop()
-	for {
-		var o order
-		select {
-		case <-ctx.Done():
-			return
-		case <-timer.C:
-		case <-n.poke:
-		case o = <-n.orders:
-		}
-		err := n.sync(ctx)
-		if o.done != nil {
-			o.done <- n.answer(o.commit, err)
-		}
-		timer.Reset(n.nextLook())
-	}
+// lead judges, signs and publishes until ctx ends.
+func (n *network) lead(ctx context.Context) {
+	var parts sync.WaitGroup
+	parts.Go(func() { n.maintain(ctx) })
+	parts.Go(func() { n.follow(ctx) })
+	parts.Wait()
 }
-
-// nextLook is the poll interval with its jitter, or the end of a rule if that comes first.
-func (n *network) nextLook() time.Duration {
-	interval := time.Duration(n.cfg.Poll.Interval)
-	if j := *n.cfg.Poll.JitterPercent; j > 0 {
-		spread := interval * time.Duration(j) / 100
-		interval += rand.N(2*spread+1) - spread
-	}
-	if !n.expiry.IsZero() {
-		left := n.expiry.Sub(n.now()) + time.Millisecond
-		if left <= 0 {
-			left = overdue
-		}
-		interval = min(interval, left)
-	}
-	return interval
-}
-
-// overdue is the pause while a rule has ended and what is published still holds it: because the end came during the last
-// pass, or because that pass failed (nothing could be signed or stored), which is no reason to spin.
-const overdue = time.Second
 
 // maintain keeps signatures fresh.
 func (n *network) maintain(ctx context.Context) {
@@ -237,7 +234,13 @@ func (n *network) maintain(ctx context.Context) {
 }
 
 // Poke asks for a look soon. Many pokes are one look.
-func (n *network) Poke() { nudge(n.poke) }
+func (n *network) Poke() {
+	if n.leads() {
+		nudge(n.poke)
+	} else {
+		n.askLeader()
+	}
+}
 
 // nudge wakes whoever waits for c; many nudges are one.
 func nudge(c chan<- struct{}) {
@@ -250,10 +253,13 @@ func nudge(c chan<- struct{}) {
 // Apply takes commit now, if it is the head of the branch and does.
 func (n *network) Apply(ctx context.Context, commit string) error {
 	o := order{commit: commit, done: make(chan error, 1)}
+	ended := n.ended()
 	select {
 	case n.orders <- o:
 	case <-n.done:
 		return protocol.NewProblem(http.StatusServiceUnavailable, protocol.CodeShuttingDown, "the network is being restarted")
+	case <-ended:
+		return protocol.NewProblem(http.StatusServiceUnavailable, protocol.CodeNotReady, "another replica of the controller leads now: try again")
 	case <-ctx.Done():
 		return applyTimedOut()
 	}
@@ -262,6 +268,8 @@ func (n *network) Apply(ctx context.Context, commit string) error {
 		return err
 	case <-n.done:
 		return protocol.NewProblem(http.StatusServiceUnavailable, protocol.CodeShuttingDown, "the network is being restarted")
+	case <-ended:
+		return protocol.NewProblem(http.StatusServiceUnavailable, protocol.CodeNotReady, "another replica of the controller leads now: try again")
 	case <-ctx.Done():
 		return applyTimedOut()
 	}
@@ -307,6 +315,8 @@ func (n *network) Describe(f *protocol.FleetStatus) {
 		r := *n.refused
 		f.Refused = &r
 	}
+	f.Rejected = n.left
+	n.describeReplica(f)
 }
 
 // roots gives the signed trust root of a version. They count from 1, the pinned one.

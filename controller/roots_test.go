@@ -5,9 +5,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/apex-network/apex/controller/build"
 	"github.com/apex-network/apex/controller/publish"
 	"github.com/apex-network/apex/controller/verify"
 	"github.com/apex-network/apex/signer"
+	"github.com/apex-network/apex/spec/identity"
 )
 
 // The chain grows before the publisher learns of the newest version, and answers are cached for ever: a version must be
@@ -25,14 +27,12 @@ func TestRootsAreServedByTheirVersion(t *testing.T) {
 // A rule that has ended while nothing can be signed must not make the loop spin.
 func TestOverdueRuleIsNoReasonToSpin(t *testing.T) {
 	now := time.Unix(1_800_000_000, 0)
-	zero := 0
-	n := &network{now: func() time.Time { return now }, expiry: now.Add(-time.Hour)}
-	n.cfg.Poll.Interval, n.cfg.Poll.JitterPercent = 60e9, &zero
-	if got := n.nextLook(); got < time.Second {
+	n := &network{now: func() time.Time { return now }, expiry: now.Add(-time.Hour), current: &accepted{}}
+	if got, _ := n.nextTurn(); got < time.Second {
 		t.Errorf("looks again after %s", got)
 	}
 	n.expiry = now.Add(300 * time.Millisecond)
-	if got := n.nextLook(); got < 300*time.Millisecond || got > 400*time.Millisecond {
+	if got, _ := n.nextTurn(); got < 300*time.Millisecond || got > 400*time.Millisecond {
 		t.Errorf("looks again after %s, the rule ends in 300 ms", got)
 	}
 }
@@ -45,7 +45,8 @@ func TestChainIsKeptBeforeAnythingIsPublishedUnderIt(t *testing.T) {
 		t.Fatal(err)
 	}
 	n := &network{state: &state{}, publisher: publisher, statePath: filepath.Join(dir, "gone", "state.json")}
-	err = n.publish(t.Context(), verify.Frontier{Commit: "c"}, [][]byte{[]byte("one")}, &signer.Root{Version: 1}, nil, nil, time.Time{})
+	a := &accepted{frontier: verify.Frontier{Commit: "c"}, chain: [][]byte{[]byte("one")}, root: &signer.Root{Version: 1}}
+	err = n.publish(t.Context(), a, &build.Outcome{Admitted: &identity.Admitted{}}, 0)
 	if err == nil || publisher.Root() != nil || n.state.accepted() {
 		t.Fatalf("published under a root that is not kept: %v", err)
 	}

@@ -1,6 +1,7 @@
 package controller
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -26,6 +27,11 @@ type state struct {
 }
 
 const maxStateBytes = 64 << 20
+
+// equal reports whether writing o would change nothing.
+func (s *state) equal(o *state) bool {
+	return s.Frontier == o.Frontier && slices.EqualFunc(s.Chain, o.Chain, bytes.Equal) && slices.Equal(s.AllowShrink, o.AllowShrink)
+}
 
 // accepted reports whether any commit was.
 func (s *state) accepted() bool { return s.Frontier.Commit != "" }
@@ -63,12 +69,17 @@ func loadState(path string) (*state, error) {
 	return &s, nil
 }
 
-func (s *state) save(path string) (err error) {
+// canonical gives s as it is written: no list is nil, and what has no order is sorted.
+func (s *state) canonical() *state {
 	c := *s
 	c.Chain = append([][]byte{}, s.Chain...)
 	c.AllowShrink = append([]string{}, s.AllowShrink...)
 	slices.Sort(c.AllowShrink)
-	data, err := protocol.Encode(c)
+	return &c
+}
+
+func (s *state) save(path string) (err error) {
+	data, err := protocol.Encode(s.canonical())
 	if err != nil {
 		return err
 	}

@@ -3,65 +3,73 @@ package controller
 import (
 	"context"
 	"errors"
-	"fmt"
 	"slices"
 	"time"
 
 	"github.com/apex-network/apex/controller/build"
-	"github.com/apex-network/apex/controller/publish"
-	"github.com/apex-network/apex/controller/verify"
 	"github.com/apex-network/apex/internal/protocol"
-	"github.com/apex-network/apex/signer"
-	"github.com/apex-network/apex/spec/compile"
 )
 
-// syncTimeout bounds one pass, so that a repository that hangs is a failure and not the end of the loop.
-const syncTimeout = 15 * time.Minute
-
-// sync brings what is published in line with the branch:
+// sync brings what is published in line with the branch, whose head was fetched, or could not be:
 //
-//	fetch ─▶ verify ─▶ load ─▶ validate ─▶ test ─▶ compile ─▶ shrink guard ─▶ publish
+//	verify ─▶ load ─▶ validate ─▶ test ─▶ admit bindings ─▶ compile ─▶ shrink guard ─▶ publish
 //
 // A commit that fails at any stage changes nothing but the status; what is published stays. A branch whose head was
-// judged before costs a fetch.
-func (n *network) sync(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, syncTimeout)
-	defer cancel()
+// judged before costs nothing.
+func (n *network) sync(ctx context.Context, head string, failed error) error {
 	start := time.Now()
-	head, err := n.src.Fetch(ctx)
-	n.noteFetch(head, err)
-	if err != nil {
+	n.noteFetch(head, failed)
+	if failed != nil {
 		if ctx.Err() == nil {
-			n.log.Warn("repository not fetched", "error", err)
+			n.log.Warn("repository not fetched", "error", failed)
 		}
 		n.metrics.fetchFailures.WithLabelValues(n.cfg.Name).Inc()
-		// Rules end whether the repository can be reached or not.
-		if !n.expired() || !n.state.accepted() {
-			return &build.Refusal{Stage: build.StageFetch, Err: err}
+		// Rules and bindings end, and nodes enrol, whether the repository can be reached or not.
+		if err := n.resume(ctx); err != nil || !n.expired() {
+			return errors.Join(&build.Refusal{Stage: build.StageFetch, Err: failed}, err)
 		}
-		head = n.state.Frontier.Commit
+		return n.recompile(ctx)
 	}
-	switch {
-	case head == n.judged:
-		if !n.expired() {
-			return nil
-		}
-		head = n.state.Frontier.Commit
-	case head == n.state.Frontier.Commit && head == n.compiled && !n.expired():
+	if head == n.judged {
+		return n.keepUp(ctx)
+	}
+	if head == n.state.Frontier.Commit && head == n.compiled {
 		n.noteVerdict(head, nil)
-		return nil
+		return n.keepUp(ctx)
 	}
-	err = n.take(ctx, head)
+	err := n.take(ctx, head)
 	n.noteVerdict(head, err)
 	n.metrics.syncSeconds.WithLabelValues(n.cfg.Name).Observe(time.Since(start).Seconds())
+	if err != nil && ctx.Err() == nil {
+		if err := n.resume(ctx); err != nil {
+			n.log.Error("the accepted commit cannot be taken up again", "commit", n.state.Frontier.Commit, "error", err)
+		}
+	}
 	return err
 }
 
-// expired says whether a rule has ended since the last compile.
+// keepUp compiles the accepted commit again if something in it has ended.
+func (n *network) keepUp(ctx context.Context) error {
+	if err := n.resume(ctx); err != nil || !n.expired() {
+		return err
+	}
+	return n.recompile(ctx)
+}
+
+// resume takes up the commit that was accepted before a restart, from the clone, when nothing newer can be.
+func (n *network) resume(ctx context.Context) error {
+	if n.current != nil || !n.state.accepted() {
+		return nil
+	}
+	return n.take(ctx, n.state.Frontier.Commit)
+}
+
+// expired says whether a rule or binding has ended since the last compile.
 func (n *network) expired() bool { return !n.expiry.IsZero() && !n.now().Before(n.expiry) }
 
 // take accepts head or says why not.
 func (n *network) take(ctx context.Context, head string) error {
+	began := time.Now()
 	result, err := n.builder.Verify(ctx, n.state.Frontier, head)
 	if err != nil {
 		return err
@@ -81,45 +89,69 @@ func (n *network) take(ctx context.Context, head string) error {
 			return err
 		}
 	}
-	zones, stats, err := n.builder.Compile(loaded, result.Root, asOf)
+	out, version, err := n.join(loaded, result.Root, asOf)
 	if err != nil {
 		return err
 	}
 	allowed := append(slices.Clone(n.state.AllowShrink), result.AllowShrink...)
-	if err := n.checkShrink(loaded, zones, allowed); err != nil {
+	if err := loaded.Guard(n.members(), out.Zones, out.Admitted.Rejected, allowed); err != nil {
 		return err
 	}
-	n.log.Info("accepted", "commit", head, "rootVersion", result.Root.Version, "zones", stats.Zones, "classes", stats.Classes,
-		"blocks", stats.Blocks, "views", stats.Views)
-	return n.publish(ctx, result.Accepted, result.Chain, result.Root, zones, allowed, loaded.NextExpiry(asOf))
+	n.log.Info("accepted", "commit", head, "rootVersion", result.Root.Version, "zones", out.Stats.Zones, "classes", out.Stats.Classes,
+		"blocks", out.Stats.Blocks, "views", out.Stats.Views)
+	a := &accepted{loaded: loaded, root: result.Root, frontier: result.Accepted, chain: result.Chain, allowed: allowed}
+	if err := n.publish(ctx, a, out, version); err != nil {
+		return err
+	}
+	n.caughtUp(began)
+	return nil
+}
+
+// members are those of what is published, for the shrink guard.
+func (n *network) members() map[string]build.Members {
+	out := map[string]build.Members{}
+	for _, z := range n.publisher.Zones() {
+		if s, _ := z.Snapshot(); s != nil {
+			var m build.Members
+			m.Static, m.Enrolled = s.Members()
+			out[z.Name] = m
+		}
+	}
+	return out
 }
 
 // publish gives the zones to the publisher and, once nothing can be lost any more, moves the frontier.
-func (n *network) publish(ctx context.Context, frontier verify.Frontier, chain [][]byte, root *signer.Root, zones map[string]*compile.Zone, allowed []string, expiry time.Time) error {
+func (n *network) publish(ctx context.Context, a *accepted, out *build.Outcome, version uint64) error {
 	// The chain is kept and served before what was made under its newest root: after a crash in between, generations would
 	// be served whose root is not.
-	next := &state{Frontier: n.state.Frontier, Chain: chain, AllowShrink: n.state.AllowShrink}
-	if len(chain) > len(n.state.Chain) {
-		if err := next.save(n.statePath); err != nil {
+	next := &state{Frontier: n.state.Frontier, Chain: a.chain, AllowShrink: n.state.AllowShrink}
+	if len(a.chain) > len(n.state.Chain) {
+		if err := n.keepState(ctx, next); err != nil {
 			return &build.Refusal{Stage: build.StageSign, Err: err}
 		}
 	}
 	n.mu.Lock()
-	n.state = next
+	n.state, n.left = next, rejections(out)
 	n.mu.Unlock()
-	err := n.publisher.Publish(ctx, zones, root)
+	err := n.publisher.Publish(ctx, out.Zones, a.root)
 	nudge(n.wake)
+	// A zone that cannot be signed keeps nobody from enrolling in the others.
+	n.current = a
+	n.published.Store(a)
 	if err != nil {
 		n.metrics.signFailures.WithLabelValues(n.cfg.Name).Inc()
 		return &build.Refusal{Stage: build.StageSign, Err: err}
 	}
-	accepted := &state{Frontier: frontier, Chain: chain, AllowShrink: n.stillAllowed(allowed, frontier.Commit)}
+	accepted := &state{Frontier: a.frontier, Chain: a.chain, AllowShrink: n.stillAllowed(a.allowed, a.frontier.Commit)}
+	changed := !accepted.equal(n.state)
 	n.mu.Lock()
 	n.state = accepted
 	n.mu.Unlock()
-	n.compiled, n.expiry = frontier.Commit, expiry
-	if err := accepted.save(n.statePath); err != nil {
-		return &build.Refusal{Stage: build.StageSign, Err: err}
+	n.compiled, n.expiry, n.seen = a.frontier.Commit, out.Next, version
+	if changed {
+		if err := n.keepState(ctx, accepted); err != nil {
+			return &build.Refusal{Stage: build.StageSign, Err: err}
+		}
 	}
 	return nil
 }
@@ -138,25 +170,6 @@ func (n *network) stillAllowed(zones []string, commit string) []string {
 		}
 	}
 	return out
-}
-
-// checkShrink refuses a commit that takes too much away without saying so.
-func (n *network) checkShrink(l *build.Loaded, zones map[string]*compile.Zone, allowed []string) error {
-	limit := l.MaxShrinkPercent()
-	var over []error
-	for _, s := range n.publisher.Shrinkages(zones) {
-		if (s.Emptied() || s.Percent > limit) && !slices.Contains(allowed, s.Zone) {
-			over = append(over, errors.New(describeShrinkage(s, limit)))
-		}
-	}
-	if len(over) > 0 {
-		return &build.Refusal{Stage: build.StageShrink, Err: errors.Join(over...), Final: true}
-	}
-	return nil
-}
-
-func describeShrinkage(s publish.Shrinkage, limit int) string {
-	return fmt.Sprintf("%s, the network allows %d %%: if that is meant, add a signed commit with the trailer \"Apex-Allow-Shrink: %s\"", s, limit, s.Zone)
 }
 
 func (n *network) noteFetch(head string, err error) {

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -15,6 +16,7 @@ import (
 	"github.com/apex-network/apex/internal/protocol"
 	"github.com/apex-network/apex/signer"
 	"github.com/apex-network/apex/spec/compile"
+	"github.com/apex-network/apex/spec/peermap"
 )
 
 // verdict is what `apex map verify -o json` prints of a zone.
@@ -108,12 +110,15 @@ func compareZone(ctx context.Context, local *gitsource.Local, trust verify.Trust
 	if served.Commit != z.Current.Commit || served.Zone != z.Zone || served.Compiler != compile.Version {
 		return fmt.Errorf("served manifest names commit %.12s, zone %s, compiler %s; this apex has compiler %s", served.Commit, served.Zone, served.Compiler, compile.Version)
 	}
+	if served.Bindings != (peermap.Digest{}) {
+		return errEnrolled
+	}
 	asOf := time.Unix(served.AsOf, 0)
 	loaded, err := b.Load(ctx, served.Commit, asOf)
 	if err != nil {
 		return err
 	}
-	zones, _, err := b.Compile(loaded, result.Root, asOf)
+	zones, _, err := b.Compile(loaded, nil, result.Root, asOf)
 	if err != nil {
 		return err
 	}
@@ -132,6 +137,9 @@ func compareZone(ctx context.Context, local *gitsource.Local, trust verify.Trust
 	}
 	return nil
 }
+
+// errEnrolled says that a generation cannot be judged from git alone.
+var errEnrolled = errors.New("nodes have enrolled in this zone: git alone cannot say what it has to hold")
 
 // localSource makes a person's clone the source of a build: nothing is fetched.
 type localSource struct{ *gitsource.Local }

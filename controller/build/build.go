@@ -1,9 +1,11 @@
 // Package build takes one commit of a network repository from git objects to compiled zones. Controller and witness share
 // it, so that they cannot differ in what they check.
 //
-//	Verify ─▶ Load ─▶ Test ─▶ Compile
+//	Verify ─▶ Load ─▶ Test ─▶ Admit ─▶ Compile
+//	  what git says          who has enrolled
 //
-// It decides nothing about when: what to build, and whether to publish the outcome, is the caller's.
+// Up to Test a commit is judged by what git says alone. Bindings are then admitted or left out; they never keep a commit
+// from being published (Join). It decides nothing about when: what to build, and whether to publish the outcome, is the caller's.
 package build
 
 import (
@@ -21,6 +23,7 @@ import (
 	"github.com/apex-network/apex/spec"
 	"github.com/apex-network/apex/spec/compile"
 	"github.com/apex-network/apex/spec/diag"
+	"github.com/apex-network/apex/spec/identity"
 	"github.com/apex-network/apex/spec/peermap"
 	"github.com/apex-network/apex/spec/policy"
 )
@@ -74,19 +77,28 @@ type Builder struct {
 	trust       verify.Trust
 	parsed      map[gitsource.File]entry
 	incremental *compile.Incremental
+	admitter    *identity.Admitter
+	// faulty are the bindings that the commit faultyAt does not compile with.
+	faulty   map[peermap.Digest]Faulty
+	faultyAt string
 }
 
 // entry is one file of the last commit.
 type entry struct {
 	parsed spec.Parsed
 	digest peermap.Digest
+	size   int
 }
+
+// maxInputBytes bounds the documents of one commit together, so that a commit that git can hold cannot take all memory:
+// 10 000 nodes are about 5 MB.
+const maxInputBytes = 256 << 20
 
 // New makes a Builder for a network whose first trust root has the digest pin.
 func New(src Source, network string, pin peermap.Digest) *Builder {
 	return &Builder{
 		src: src, trust: verify.Trust{Network: network, Pin: pin}, parsed: map[gitsource.File]entry{},
-		incremental: compile.NewIncremental(),
+		incremental: compile.NewIncremental(), admitter: identity.NewAdmitter(), faulty: map[peermap.Digest]Faulty{},
 	}
 }
 
@@ -125,6 +137,7 @@ func (b *Builder) Load(ctx context.Context, commit string, now time.Time) (l *Lo
 	l = &Loaded{Commit: commit}
 	parsed := make([]spec.Parsed, 0, len(files))
 	next := make(map[gitsource.File]entry, len(files))
+	total := 0
 	for _, f := range files {
 		e, known := b.parsed[f]
 		if !known {
@@ -132,7 +145,10 @@ func (b *Builder) Load(ctx context.Context, commit string, now time.Time) (l *Lo
 			if err != nil {
 				return nil, transient(StageLoad, err)
 			}
-			e = entry{parsed: spec.Parse(file), digest: peermap.DigestOf(file.Data)}
+			e = entry{parsed: spec.Parse(file), digest: peermap.DigestOf(file.Data), size: len(file.Data)}
+		}
+		if total += e.size; total > maxInputBytes {
+			return nil, final(StageLoad, fmt.Errorf("its documents are larger than %d bytes together: %w", maxInputBytes, gitobject.ErrTooLarge))
 		}
 		next[f] = e
 		parsed = append(parsed, e.parsed)
@@ -173,18 +189,22 @@ func (b *Builder) Test(l *Loaded, asOf time.Time) (err error) {
 // What was kept of earlier commits is dropped, for it may be half changed.
 func (b *Builder) contain(stage Stage, err *error) {
 	if p := recover(); p != nil {
-		b.parsed, b.incremental = map[gitsource.File]entry{}, compile.NewIncremental()
+		b.parsed, b.incremental, b.admitter = map[gitsource.File]entry{}, compile.NewIncremental(), identity.NewAdmitter()
 		*err = final(stage, fmt.Errorf("internal error over this commit, please report it: %v\n%s", p, debug.Stack()))
 	}
 }
 
-// Compile compiles a loaded commit as of an instant, judged under root.
-func (b *Builder) Compile(l *Loaded, root *signer.Root, asOf time.Time) (zones map[string]*compile.Zone, stats compile.Stats, err error) {
+// Compile compiles a loaded commit with the bindings that it admitted (nil: none) as of an instant, judged under root.
+func (b *Builder) Compile(l *Loaded, admitted *identity.Admitted, root *signer.Root, asOf time.Time) (zones map[string]*compile.Zone, stats compile.Stats, err error) {
 	defer b.contain(StageCompile, &err)
-	zones, stats, err = b.incremental.Compile(compile.Input{
+	in := compile.Input{
 		Repo: l.Repo, Files: l.blobs,
 		Facts: compile.Facts{Commit: l.Commit, AsOf: asOf, RootVersion: root.Version},
-	})
+	}
+	if admitted != nil {
+		in.Repo, in.Bindings = admitted.Repo, admitted.Lists
+	}
+	zones, stats, err = b.incremental.Compile(in)
 	if err != nil {
 		return nil, stats, final(StageCompile, err)
 	}

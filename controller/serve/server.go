@@ -49,6 +49,8 @@ type Network struct {
 	// WebhookSecret is empty if webhooks are off; Apply is whether appliers may apply.
 	WebhookSecret []byte
 	Apply         bool
+	// Records gives witnesses what bindings rest on; nil if nobody enrols.
+	Records Records
 	// Done ends the network's watches when it is closed.
 	Done <-chan struct{}
 }
@@ -137,12 +139,14 @@ func (s *Server) routes() {
 	give(protocol.PatternManifest, "manifest", s.getManifest)
 	give(protocol.PatternView, "view", s.getView)
 	give(protocol.PatternArtefact, "artefact", s.getArtefact)
+	give(protocol.PatternBindings, "bindings", s.getBindings)
 	take := func(pattern, name string, limit int, first func(*http.Request) error, h takes) {
 		s.mux.Handle(pattern, s.measured(name, s.taken(limit, first, h)))
 	}
 	take(protocol.PatternReport, "report", protocol.MaxStatusBytes, anybody, s.postReport)
 	take(protocol.PatternApply, "apply", protocol.MaxApplyBytes, anybody, s.postApply)
 	take(protocol.PatternCosign, "cosign", protocol.MaxCosignBytes, s.fromWitness, s.postCosign)
+	take(protocol.PatternRecords, "records", protocol.MaxBindingsQueryBytes, s.fromWitness, s.postRecords)
 	take(protocol.PatternWebhook, "webhook", protocol.MaxWebhookBytes, anybody, s.postWebhook)
 	s.mux.Handle(protocol.PatternFleet, s.measured("fleet", s.bounded(s.getFleet)))
 	// These wait; a slot is held only while they work.

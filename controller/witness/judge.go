@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/apex-network/apex/controller/build"
@@ -13,7 +12,9 @@ import (
 	"github.com/apex-network/apex/internal/gitobject"
 	"github.com/apex-network/apex/internal/protocol"
 	"github.com/apex-network/apex/signer"
+	"github.com/apex-network/apex/spec/binding"
 	"github.com/apex-network/apex/spec/compile"
+	"github.com/apex-network/apex/spec/identity"
 	"github.com/apex-network/apex/spec/peermap"
 )
 
@@ -40,16 +41,28 @@ func (w *witness) judge(ctx context.Context, p protocol.Pending) (*signed, error
 	if err := w.checkNumbers(m, last, ahead.Root); err != nil {
 		return nil, err
 	}
+	loaded, err := w.builder.Load(ctx, m.Commit, time.Unix(m.AsOf, 0))
+	if err != nil {
+		return nil, refuseFinal(err)
+	}
+	enrolled, list, err := w.bindings(ctx, m, last, loaded, result.Root)
+	if err != nil {
+		return nil, err
+	}
+	replaced, err := w.rotate(enrolled, last, m.AsOf)
+	if err != nil {
+		return nil, err
+	}
 	switch {
 	case m.Suspended:
 		err = w.checkFrozen(ctx, m, last, ahead.Accepted.Commit)
 	case last == nil || m.Commit == last.Frontier.Commit:
-		err = w.checkMoves(ctx, m, last, ahead)
+		err = w.checkMoves(ctx, m, last, ahead, enrolled)
 	}
 	if err != nil {
 		return nil, err
 	}
-	zone, err := w.compile(ctx, m, last, result)
+	zone, err := w.compile(m, last, result, loaded, enrolled)
 	if err != nil {
 		return nil, err
 	}
@@ -62,7 +75,10 @@ func (w *witness) judge(ctx context.Context, p protocol.Pending) (*signed, error
 	if !bytes.Equal(own, p.Manifest) {
 		return nil, refusef("commit %s compiles to another manifest here:\n%s\nthe controller's is\n%s", m.Commit, own, p.Manifest)
 	}
-	next := &signed{Frontier: result.Accepted, Epoch: m.Epoch, Serial: m.Serial, AsOf: m.AsOf, ViewsRoot: m.ViewsRoot}
+	next := &signed{
+		Frontier: result.Accepted, Epoch: m.Epoch, Serial: m.Serial, AsOf: m.AsOf, ViewsRoot: m.ViewsRoot,
+		List: string(list), Replaced: replaced,
+	}
 	for _, v := range zone.Views {
 		next.Nodes = append(next.Nodes, v.Node)
 	}
@@ -117,7 +133,7 @@ func (w *witness) checkFrozen(ctx context.Context, m peermap.Manifest, last *sig
 
 // checkMoves keeps a controller from standing still: while it takes the zone no further than what was signed last, the
 // branch's head must be one that cannot be published either, or that suspends the zone.
-func (w *witness) checkMoves(ctx context.Context, m peermap.Manifest, last *signed, ahead verify.Result) error {
+func (w *witness) checkMoves(ctx context.Context, m peermap.Manifest, last *signed, ahead verify.Result, enrolled []*binding.Signed) error {
 	head := ahead.Accepted.Commit
 	if head == m.Commit {
 		return nil
@@ -128,14 +144,16 @@ func (w *witness) checkMoves(ctx context.Context, m peermap.Manifest, last *sign
 		err = w.builder.Test(loaded, asOf)
 	}
 	var zones map[string]*compile.Zone
+	var admitted *identity.Admitted
 	if err == nil {
-		zones, _, err = w.builder.Compile(loaded, ahead.Root, asOf)
+		admitted = w.builder.Admit(loaded, enrolled, asOf)
+		zones, _, err = w.builder.Compile(loaded, admitted, ahead.Root, asOf)
 	}
 	if z, ok := zones[m.Zone]; err == nil && ok {
 		if z.Suspended {
 			return nil
 		}
-		err = w.checkShrink(loaded, z, last, ahead.AllowShrink)
+		err = w.checkShrink(loaded, z, last, admitted.Rejected, ahead.AllowShrink)
 	}
 	var no *refusal
 	if err = refuseFinal(err); errors.As(err, &no) {
@@ -184,16 +202,25 @@ func (w *witness) checkNumbers(m peermap.Manifest, last *signed, root *signer.Ro
 	return nil
 }
 
-// compile compiles the manifest's commit as of its instant and gives the zone.
-func (w *witness) compile(ctx context.Context, m peermap.Manifest, last *signed, result verify.Result) (*compile.Zone, error) {
+// compile compiles the manifest's commit as of its instant with the bindings of its list, and gives the zone.
+func (w *witness) compile(m peermap.Manifest, last *signed, result verify.Result, loaded *build.Loaded, enrolled []*binding.Signed) (*compile.Zone, error) {
 	asOf := time.Unix(m.AsOf, 0)
-	loaded, err := w.builder.Load(ctx, m.Commit, asOf)
-	if err != nil {
-		return nil, refuseFinal(err)
+	// What the commit takes from those that were members is asked of the bindings that were signed last: those that it
+	// takes are not in the list.
+	var taken []identity.Rejected
+	if last != nil && last.Frontier.Commit != m.Commit {
+		taken = w.builder.Admit(loaded, w.known(last), asOf).Rejected
+	}
+	admitted := w.builder.Admit(loaded, enrolled, asOf)
+	if len(admitted.Rejected) > 0 {
+		r := admitted.Rejected[0]
+		return nil, refusef("binding %s of node %s is no member at commit %s: %s: %s", r.Binding, r.Node, m.Commit, r.Reason, r.Detail)
 	}
 	if last == nil || !last.same(m) {
-		if end := loaded.NextExpiry(asOf); !end.IsZero() && end.Before(w.Now().Add(-endedGrace)) {
-			return nil, refusef("it contains a rule that ended at %s", end.UTC().Format(time.RFC3339))
+		for _, end := range []time.Time{loaded.NextExpiry(asOf), admitted.NextExpiry} {
+			if !end.IsZero() && end.Before(w.Now().Add(-endedGrace)) {
+				return nil, refusef("it contains a rule or binding that ended at %s", end.UTC().Format(time.RFC3339))
+			}
 		}
 	}
 	if last == nil || m.Commit != last.Frontier.Commit {
@@ -201,7 +228,7 @@ func (w *witness) compile(ctx context.Context, m peermap.Manifest, last *signed,
 			return nil, refuseFinal(err)
 		}
 	}
-	zones, _, err := w.builder.Compile(loaded, result.Root, asOf)
+	zones, _, err := w.builder.Compile(loaded, admitted, result.Root, asOf)
 	if err != nil {
 		return nil, refuseFinal(err)
 	}
@@ -212,24 +239,15 @@ func (w *witness) compile(ctx context.Context, m peermap.Manifest, last *signed,
 	case zone.Suspended:
 		return nil, refusef("zone %s is suspended in commit %s: its published generation must stay", m.Zone, m.Commit)
 	}
-	return zone, w.checkShrink(loaded, zone, last, result.AllowShrink)
+	return zone, refuseFinal(w.checkShrink(loaded, zone, last, taken, result.AllowShrink))
 }
 
 // checkShrink is the shrink guard, against what was signed last.
-func (w *witness) checkShrink(l *build.Loaded, z *compile.Zone, last *signed, allowed []string) error {
-	if last == nil || len(last.Nodes) == 0 || slices.Contains(allowed, z.Zone) {
+func (w *witness) checkShrink(l *build.Loaded, z *compile.Zone, last *signed, rejected []identity.Rejected, allowed []string) error {
+	if last == nil {
 		return nil
 	}
-	gone := 0
-	for _, name := range last.Nodes {
-		if _, still := z.View(name); !still {
-			gone++
-		}
-	}
-	if percent := (100*gone + len(last.Nodes) - 1) / len(last.Nodes); percent > l.MaxShrinkPercent() || gone > 0 && len(z.Views) == 0 {
-		return refusef("zone %s loses %d of %d nodes without the trailer Apex-Allow-Shrink", z.Zone, gone, len(last.Nodes))
-	}
-	return nil
+	return l.Guard(map[string]build.Members{z.Zone: last.members()}, map[string]*compile.Zone{z.Zone: z}, rejected, allowed)
 }
 
 var errUnexpected = errors.New("unexpected answer of the controller")

@@ -23,6 +23,9 @@ type signed struct {
 	AsOf      int64           `json:"asOf"`
 	ViewsRoot peermap.Digest  `json:"viewsRoot"`
 	Nodes     []string        `json:"nodes"`
+	// List is the list of the enrolled ones' bindings, Replaced the keys that they gave up.
+	List     string     `json:"list,omitempty"`
+	Replaced []replaced `json:"replaced,omitempty"`
 }
 
 // same reports whether m signs again what was signed last.

@@ -16,6 +16,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"github.com/apex-network/apex/controller/build"
@@ -44,6 +45,8 @@ type Config struct {
 	// Now and Source replace the clock and git in tests.
 	Now    func() time.Time
 	Source build.Source
+	// Recheck judges the evidence of bindings; nil: generations with bindings that are new are refused.
+	Recheck Recheck
 	// Wait is how long one question to the controller waits for something to sign; 0: protocol.MaxPendingWait.
 	Wait time.Duration
 }
@@ -52,6 +55,8 @@ type Config struct {
 const (
 	firstPause = time.Second
 	maxPause   = 30 * time.Second
+	// inquiryPause is how often to look for other generations while evidence is being judged.
+	inquiryPause = time.Second
 )
 
 // Run asks, judges and signs until ctx ends. It fails only if it cannot begin.
@@ -61,21 +66,22 @@ func Run(ctx context.Context, cfg Config) error {
 		return err
 	}
 	defer w.close()
+	defer w.running.Wait()
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
 	w.log.Info("witness", "network", cfg.Network, "controller", cfg.Controller.String(), "key", cfg.Key.Public().ID())
 	pause := firstPause
 	for ctx.Err() == nil {
-		list, err := w.pending(ctx)
-		if err == nil {
-			for _, p := range list {
-				err = errors.Join(err, w.handle(ctx, p))
-			}
+		inquiring, err := w.round(ctx)
+		if ctx.Err() != nil {
+			break
 		}
 		if err == nil {
 			pause = firstPause
+			if inquiring {
+				w.rest(ctx)
+			}
 			continue
-		}
-		if ctx.Err() != nil {
-			break
 		}
 		w.log.Warn("not witnessed", "error", err, "again", pause)
 		select {
@@ -87,11 +93,39 @@ func Run(ctx context.Context, cfg Config) error {
 	return nil
 }
 
+// round asks what waits and judges it. inquiring says that evidence is being judged in the background.
+func (w *witness) round(ctx context.Context) (inquiring bool, err error) {
+	list, err := w.pending(ctx)
+	for _, p := range list {
+		switch e := w.handle(ctx, p); {
+		case errors.Is(e, errInquiring):
+			inquiring = true
+		case e != nil:
+			err = errors.Join(err, fmt.Errorf("zone %s: %w", p.Zone, e))
+		}
+	}
+	return inquiring, err
+}
+
+// rest waits until evidence was judged, or it is time to look whether something else waits.
+func (w *witness) rest(ctx context.Context) {
+	select {
+	case <-ctx.Done():
+	case <-w.heard:
+	case <-time.After(inquiryPause):
+	}
+}
+
 type witness struct {
 	Config
 	log     *slog.Logger
 	builder *build.Builder
 	state   *state
+	memory  *memory
+
+	inquiries map[string]*inquiry // by zone
+	running   sync.WaitGroup
+	heard     chan struct{} // an inquiry is done
 }
 
 func open(cfg Config) (*witness, error) {
@@ -104,7 +138,7 @@ func open(cfg Config) (*witness, error) {
 	if cfg.Wait == 0 {
 		cfg.Wait = protocol.MaxPendingWait
 	}
-	w := &witness{Config: cfg, log: cfg.Logger}
+	w := &witness{Config: cfg, log: cfg.Logger, inquiries: map[string]*inquiry{}, heard: make(chan struct{}, 1)}
 	if w.log == nil {
 		w.log = slog.New(slog.DiscardHandler)
 	}
@@ -113,6 +147,9 @@ func open(cfg Config) (*witness, error) {
 	}
 	var err error
 	if w.state, err = loadState(filepath.Join(cfg.Dir, "state.json")); err != nil {
+		return nil, err
+	}
+	if w.memory, err = openMemory(filepath.Join(cfg.Dir, "judged")); err != nil {
 		return nil, err
 	}
 	if w.Source == nil {
@@ -145,6 +182,9 @@ func (w *witness) handle(ctx context.Context, p protocol.Pending) error {
 		// What was signed is on disk before anybody gets it, so that nothing older is ever signed after it.
 		if err := w.state.save(p.Zone, signed); err != nil {
 			return err
+		}
+		if err := w.memory.forget(p.Zone, signed.bindings()); err != nil {
+			w.log.Warn("bindings that left are not forgotten", "zone", p.Zone, "error", err)
 		}
 		verdict.Signature = w.Key.Sign(signer.PAE(peermap.ManifestType, p.Manifest))
 		w.log.Info("signed", "zone", p.Zone, "manifest", p.Digest.String(), "commit", signed.Frontier.Commit, "serial", signed.Serial)

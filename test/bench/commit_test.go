@@ -81,7 +81,7 @@ func (p *path) take(ctx context.Context) {
 	p.stage("load", func() (err error) { loaded, err = p.builder.Load(ctx, head, asOf); return err })
 	p.stage("test", func() error { return p.builder.Test(loaded, asOf) })
 	p.stage("compile+sign+publish", func() error {
-		zones, stats, err := p.builder.Compile(loaded, judged.Root, asOf)
+		zones, stats, err := p.builder.Compile(loaded, nil, judged.Root, asOf)
 		if err != nil {
 			return err
 		}

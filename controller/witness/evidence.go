@@ -1,0 +1,339 @@
+package witness
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/apex-network/apex/controller/build"
+	"github.com/apex-network/apex/internal/protocol"
+	"github.com/apex-network/apex/signer"
+	"github.com/apex-network/apex/spec"
+	"github.com/apex-network/apex/spec/binding"
+	"github.com/apex-network/apex/spec/peermap"
+)
+
+// Recheck judges what a binding rests on from its evidence alone: the token by the keys that its issuer shows now, the
+// rule at the commit, the maintainer's word. An error that wraps ErrLater says nothing about the binding; any other
+// refuses it.
+type Recheck func(ctx context.Context, repo *spec.Repository, root *signer.Root, record protocol.BindingRecord) error
+
+// ErrLater says that evidence could not be judged now, because a provider does not answer: it is tried again.
+var ErrLater = errors.New("the evidence cannot be judged now")
+
+// errInquiring says that evidence is being judged in the background.
+var errInquiring = errors.New("evidence is being judged")
+
+// inquiryTimeout bounds one inquiry, recheckTimeout one binding in it: a provider that hangs.
+const (
+	inquiryTimeout = 2 * time.Minute
+	recheckTimeout = 15 * time.Second
+)
+
+// inquiry judges bindings that are new to the witness. It runs beside the rest, one for each zone at most, so that a
+// provider that hangs keeps nobody from the generations that it has no part in.
+//
+//	none ──new bindings──▶ running ──▶ done: all good ──▶ remembered
+//	                                    ├─ one refused ──▶ the generation is refused, naming it
+//	                                    └─ no answer ────▶ tried again
+type inquiry struct {
+	done chan struct{}
+	// What came of it, to be read when done is closed.
+	good []*binding.Signed
+	err  error
+}
+
+// bindings gives those that the manifest's list names, all judged good, or nil if it names none. The error is a refusal,
+// errInquiring, or what may go away.
+func (w *witness) bindings(ctx context.Context, m peermap.Manifest, last *signed, l *build.Loaded, root *signer.Root) ([]*binding.Signed, []byte, error) {
+	if m.Bindings == (peermap.Digest{}) {
+		return nil, nil, nil
+	}
+	list, entries, err := w.list(ctx, m, last)
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := w.hear(m.Zone, entries, last); err != nil {
+		return nil, nil, err
+	}
+	var unknown []peermap.Digest
+	out := make([]*binding.Signed, 0, len(entries))
+	for _, e := range entries {
+		s, ok := w.memory.judged[e.Digest]
+		if !ok {
+			unknown = append(unknown, e.Digest)
+			continue
+		}
+		if s.Binding.Network != m.Network || s.Binding.Zone != m.Zone || s.Binding.Node != e.Node {
+			return nil, nil, refusef("binding %s is of node %s of zone %s, not of %s of zone %s", e.Digest, s.Binding.Node, s.Binding.Zone, e.Node, m.Zone)
+		}
+		if w.memory.under[e.Digest] != root.Version {
+			if err := checkSigned(root, s.Envelope); err != nil {
+				return nil, nil, refusef("binding %s of node %s: %w", e.Digest, e.Node, err)
+			}
+			w.memory.under[e.Digest] = root.Version
+		}
+		out = append(out, s)
+	}
+	if len(unknown) > 0 {
+		w.inquire(ctx, m, unknown, l.Repo, root)
+		return nil, nil, errInquiring
+	}
+	return out, list, nil
+}
+
+// list fetches the list that a manifest names.
+func (w *witness) list(ctx context.Context, m peermap.Manifest, last *signed) ([]byte, []binding.Entry, error) {
+	var list []byte
+	var err error
+	if last != nil && peermap.DigestOf([]byte(last.List)) == m.Bindings {
+		list = []byte(last.List)
+	} else if list, err = w.getList(ctx, m.Zone, m.Bindings); err != nil {
+		return nil, nil, err
+	}
+	if peermap.DigestOf(list) != m.Bindings {
+		return nil, nil, refusef("the list of bindings is not the one that the manifest names")
+	}
+	entries, err := binding.ParseList(list)
+	if err != nil {
+		return nil, nil, refusef("the list of bindings: %w", err)
+	}
+	return list, entries, nil
+}
+
+// hear takes over what came of the zone's inquiry if it is done, and forgets what nobody asks about any more.
+func (w *witness) hear(zone string, entries []binding.Entry, last *signed) error {
+	q, ok := w.inquiries[zone]
+	if !ok {
+		return nil
+	}
+	select {
+	case <-q.done:
+	default:
+		return errInquiring
+	}
+	delete(w.inquiries, zone)
+	for _, s := range q.good {
+		if err := w.memory.keep(s); err != nil {
+			return err
+		}
+	}
+	wanted := last.bindings()
+	for _, e := range entries {
+		wanted[e.Digest] = true
+	}
+	if err := w.memory.forget(zone, wanted); err != nil {
+		return err
+	}
+	var bad *unfit
+	if errors.As(q.err, &bad) {
+		if !wanted[bad.digest] {
+			return nil // of a list that is no longer asked about
+		}
+		return &refusal{bad}
+	}
+	return q.err
+}
+
+// unfit is a binding that was judged bad.
+type unfit struct {
+	digest peermap.Digest
+	err    error
+}
+
+func (u *unfit) Error() string { return fmt.Sprintf("binding %s: %v", u.digest, u.err) }
+
+// Unwrap gives the cause.
+func (u *unfit) Unwrap() error { return u.err }
+
+// inquire begins to judge bindings in the background.
+func (w *witness) inquire(ctx context.Context, m peermap.Manifest, unknown []peermap.Digest, repo *spec.Repository, root *signer.Root) {
+	q := &inquiry{done: make(chan struct{})}
+	w.inquiries[m.Zone] = q
+	w.running.Go(func() {
+		ctx, cancel := context.WithTimeout(ctx, inquiryTimeout)
+		defer cancel()
+		q.good, q.err = w.judgeBindings(ctx, m, unknown, repo, root)
+		close(q.done)
+		select {
+		case w.heard <- struct{}{}:
+		default:
+		}
+	})
+}
+
+// judgeBindings judges bindings by their evidence. It gives those that are good also with an error.
+func (w *witness) judgeBindings(ctx context.Context, m peermap.Manifest, unknown []peermap.Digest, repo *spec.Repository, root *signer.Root) (good []*binding.Signed, err error) {
+	for len(unknown) > 0 {
+		asked := unknown[:min(len(unknown), protocol.MaxBindingsAsked)]
+		records, err := w.getRecords(ctx, asked)
+		if err != nil {
+			return good, err
+		}
+		if len(records) == 0 {
+			return good, &unfit{asked[0], errors.New("the controller has no evidence for it")}
+		}
+		for i, r := range records {
+			if i >= len(asked) {
+				return good, &unfit{asked[0], errors.New("the controller gives more than was asked for")}
+			}
+			s, err := w.judgeBinding(ctx, m, asked[i], r, repo, root)
+			if err != nil {
+				return good, err
+			}
+			good = append(good, s)
+		}
+		unknown = unknown[len(records):]
+	}
+	return good, nil
+}
+
+func (w *witness) judgeBinding(ctx context.Context, m peermap.Manifest, want peermap.Digest, r protocol.BindingRecord, repo *spec.Repository, root *signer.Root) (*binding.Signed, error) {
+	s, err := parseSigned(r.Envelope)
+	switch {
+	case err != nil:
+		return nil, &unfit{want, err}
+	case s.Digest != want:
+		return nil, &unfit{want, errors.New("the controller has no evidence for it, or gives another's")}
+	case s.Binding.Network != m.Network || s.Binding.Zone != m.Zone:
+		return nil, &unfit{want, fmt.Errorf("it is of zone %s of network %s", s.Binding.Zone, s.Binding.Network)}
+	case peermap.DigestOf(r.Evidence) != s.Binding.Evidence:
+		return nil, &unfit{want, errors.New("its evidence is not the one that it names")}
+	}
+	if err := checkSigned(root, r.Envelope); err != nil {
+		return nil, &unfit{want, err}
+	}
+	if w.Recheck == nil {
+		return nil, &unfit{want, errors.New("this witness has no way to judge enrolments")}
+	}
+	ctx, cancel := context.WithTimeout(ctx, recheckTimeout)
+	defer cancel()
+	switch err := w.Recheck(ctx, repo, root, r); {
+	case err == nil:
+		return s, nil
+	case errors.Is(err, ErrLater) || ctx.Err() != nil:
+		return nil, fmt.Errorf("node %s: %w", s.Binding.Node, err)
+	default:
+		return nil, &unfit{want, fmt.Errorf("node %s: %w", s.Binding.Node, err)}
+	}
+}
+
+// parseSigned reads an envelope without checking its signatures.
+func parseSigned(envelope []byte) (*binding.Signed, error) {
+	env, err := signer.ParseEnvelope(envelope, binding.MaxEnvelopeBytes)
+	if err != nil {
+		return nil, err
+	}
+	if env.PayloadType != binding.Type {
+		return nil, fmt.Errorf("it is of type %.60q", env.PayloadType)
+	}
+	return binding.NewSigned(env.Payload, envelope)
+}
+
+func checkSigned(root *signer.Root, envelope []byte) error {
+	env, err := signer.ParseEnvelope(envelope, binding.MaxEnvelopeBytes)
+	if err != nil {
+		return err
+	}
+	return root.CheckBinding(env)
+}
+
+// bindings are the digests of the list that was signed last.
+func (s *signed) bindings() map[peermap.Digest]bool {
+	out := map[peermap.Digest]bool{}
+	for _, e := range s.entries() {
+		out[e.Digest] = true
+	}
+	return out
+}
+
+// entries are the lines of the list that was signed last.
+func (s *signed) entries() []binding.Entry {
+	if s == nil || s.List == "" {
+		return nil
+	}
+	entries, err := binding.ParseList([]byte(s.List))
+	if err != nil {
+		return nil // it was parsed before it was kept
+	}
+	return entries
+}
+
+// members tells the nodes that were signed last apart.
+func (s *signed) members() build.Members {
+	enrolled := map[string]bool{}
+	for _, e := range s.entries() {
+		enrolled[e.Node] = true
+	}
+	var m build.Members
+	for _, n := range s.Nodes {
+		if enrolled[n] {
+			m.Enrolled = append(m.Enrolled, n)
+		} else {
+			m.Static = append(m.Static, n)
+		}
+	}
+	return m
+}
+
+// replaced are keys that a node gave up by a rotation, or by enrolling again. No binding from before that may bring them
+// back while it would still hold: its key may be why it was replaced.
+type replaced struct {
+	Node        string      `json:"node"`
+	PublicKey   peermap.Key `json:"publicKey"`
+	IdentityKey peermap.Key `json:"identityKey"`
+	Since       int64       `json:"since"` // when the binding that replaced it was issued
+	Until       int64       `json:"until"` // when the replaced one ends by itself
+}
+
+// rotate refuses bindings that bring replaced keys back, and gives what is replaced once list is signed.
+func (w *witness) rotate(list []*binding.Signed, last *signed, asOf int64) ([]replaced, error) {
+	if last == nil {
+		return nil, nil
+	}
+	before := map[string]*binding.Signed{}
+	for _, e := range last.entries() {
+		before[e.Node] = w.memory.judged[e.Digest]
+	}
+	var next []replaced
+	gone := map[peermap.Key]replaced{}
+	for _, r := range last.Replaced {
+		if r.Until > asOf {
+			next = append(next, r)
+			gone[r.IdentityKey], gone[r.PublicKey] = r, r
+		}
+	}
+	for _, s := range list {
+		b := &s.Binding
+		for _, key := range []peermap.Key{b.IdentityKey, b.PublicKey} {
+			if r, ok := gone[key]; ok && b.Issued < r.Since {
+				return nil, refusef("binding %s of node %s has a key that was replaced at %s", s.Digest, b.Node, time.Unix(r.Since, 0).UTC())
+			}
+		}
+		old := before[b.Node]
+		if old == nil || old.Binding.IdentityKey == b.IdentityKey && old.Binding.PublicKey == b.PublicKey {
+			continue
+		}
+		if b.Issued < old.Binding.Issued {
+			return nil, refusef("binding %s of node %s is older than the one that was signed last, and has other keys", s.Digest, b.Node)
+		}
+		next = append(next, replaced{b.Node, old.Binding.PublicKey, old.Binding.IdentityKey, b.Issued, old.Binding.Expires})
+	}
+	return next[max(0, len(next)-maxReplaced):], nil
+}
+
+// maxReplaced bounds what is remembered of a zone; the oldest go first.
+const maxReplaced = 20_000
+
+// known gives those of the last list that are remembered.
+func (w *witness) known(last *signed) []*binding.Signed {
+	var out []*binding.Signed
+	for _, e := range last.entries() {
+		if s, ok := w.memory.judged[e.Digest]; ok {
+			out = append(out, s)
+		}
+	}
+	return slices.Clip(out)
+}

@@ -1,0 +1,84 @@
+package witness
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/apex-network/apex/spec/binding"
+	"github.com/apex-network/apex/spec/peermap"
+)
+
+// memory holds the bindings whose evidence was judged good, so that each is judged once: one file each, named by the
+// digest of its payload. A file that is lost or damaged costs a second look at the evidence. It holds no tokens.
+type memory struct {
+	dir    string
+	judged map[peermap.Digest]*binding.Signed
+	// under is the version of the trust root under which a binding's signature was checked last.
+	under map[peermap.Digest]uint64
+}
+
+func openMemory(dir string) (*memory, error) {
+	m := &memory{dir: dir, judged: map[peermap.Digest]*binding.Signed{}, under: map[peermap.Digest]uint64{}}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("witness memory: %w", err)
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, fmt.Errorf("witness memory: %w", err)
+	}
+	for _, e := range entries {
+		path := filepath.Join(dir, e.Name())
+		s, err := readJudged(path, e.Name())
+		if err != nil {
+			err = os.Remove(path) // unfinished or damaged
+		}
+		if err != nil {
+			return nil, fmt.Errorf("witness memory: %w", err)
+		}
+		if s != nil {
+			m.judged[s.Digest] = s
+		}
+	}
+	return m, nil
+}
+
+func readJudged(path, name string) (*binding.Signed, error) {
+	var want peermap.Digest
+	if err := want.UnmarshalText([]byte(name)); err != nil {
+		return nil, err
+	}
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	s, err := parseSigned(data)
+	if err == nil && s.Digest != want {
+		err = errors.New("it holds another binding")
+	}
+	return s, err
+}
+
+// keep remembers a binding as good.
+func (m *memory) keep(s *binding.Signed) error {
+	path := filepath.Join(m.dir, s.Digest.String())
+	if err := os.WriteFile(path, s.Envelope, 0o600); err != nil {
+		return fmt.Errorf("witness memory: %w", err)
+	}
+	m.judged[s.Digest] = s
+	return nil
+}
+
+// forget drops the bindings of a zone that wanted does not name.
+func (m *memory) forget(zone string, wanted map[peermap.Digest]bool) error {
+	var errs []error
+	for d, s := range m.judged {
+		if s.Binding.Zone == zone && !wanted[d] {
+			errs = append(errs, os.Remove(filepath.Join(m.dir, d.String())))
+			delete(m.judged, d)
+			delete(m.under, d)
+		}
+	}
+	return errors.Join(errs...)
+}
