@@ -162,7 +162,7 @@ func textFault(s string, b *bounds) *fault {
 	case "glob":
 		return globFault(s)
 	case "identity":
-		if s == "" || len(s) > 256 || strings.TrimSpace(s) != s {
+		if !ValidIdentity(s) {
 			return faultf(diag.BadName, "", "%q is not the name of a group or user: 1 to 256 bytes without spaces around", clip(s))
 		}
 	}
@@ -180,6 +180,11 @@ func ValidName(s string) bool {
 		}
 	}
 	return true
+}
+
+// ValidIdentity reports whether s can be the name of a user or group: 1 to 256 bytes of text without spaces around it.
+func ValidIdentity(s string) bool {
+	return s != "" && len(s) <= 256 && strings.TrimSpace(s) == s && utf8.ValidString(s) && !hasControl(s, false)
 }
 
 func nameFault(s string) *fault {

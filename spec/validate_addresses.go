@@ -115,6 +115,10 @@ func (c *checker) checkAddress(n *Document[Node], path string, a netip.Addr, z *
 	}
 }
 
+// IsReserved reports whether no host can hold an address of a zone's range: the first names the network, the last of an IPv4
+// range is its broadcast address.
+func IsReserved(p netip.Prefix, a netip.Addr) bool { return isReserved(p, a) }
+
 // isReserved reports the network address of a range, and the broadcast address of an IPv4 one. Ranges of one or two
 // addresses have neither (RFC 3021, RFC 6164).
 func isReserved(p netip.Prefix, a netip.Addr) bool {

@@ -40,6 +40,14 @@ func (c *checker) checkKeys() {
 	}
 }
 
+// IsWeak reports whether a key protects nothing: a WireGuard key (identity false) or an Ed25519 key of low order.
+func (k Key) IsWeak(identity bool) bool {
+	if identity {
+		return isLowOrderEd25519(k)
+	}
+	return isLowOrderX25519(k)
+}
+
 // isLowOrderX25519 reports u-coordinates of order 1, 2, 4 and 8 on Curve25519 and its twist, in any encoding: with them
 // every shared secret is zero (RFC 7748, section 6.1).
 func isLowOrderX25519(k Key) bool {
