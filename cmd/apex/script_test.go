@@ -64,14 +64,19 @@ func TestScripts(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	ciFiles, err := filepath.Abs("../../deploy/ci")
+	if err != nil {
+		t.Fatal(err)
+	}
 	controller := buildController(t)
 	testscript.Run(t, testscript.Params{
 		Dir:  "testdata/script",
-		Cmds: map[string]func(*testscript.TestScript, bool, []string){"await": await},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){"await": await, "workflow": runWorkflow, "pipeline": runPipeline},
 		Setup: func(e *testscript.Env) error {
 			home := filepath.Join(e.WorkDir, "home")
 			e.Setenv("HOME", home)
 			e.Setenv("EXAMPLES", examples)
+			e.Setenv("CI_FILES", ciFiles)
 			e.Setenv("SSH_AUTH_SOCK", "")
 			e.Setenv("PATH", controller+string(filepath.ListSeparator)+e.Getenv("PATH"))
 			port, err := freePort()
