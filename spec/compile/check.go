@@ -1,12 +1,14 @@
 package compile
 
 import (
+	"bytes"
 	"maps"
 	"net/netip"
 	"slices"
 	"strings"
 
 	"github.com/apex-network/apex/spec"
+	"github.com/apex-network/apex/spec/binding"
 	"github.com/apex-network/apex/spec/peermap"
 	"github.com/apex-network/apex/spec/policy"
 )
@@ -39,6 +41,9 @@ func (b *builder) check(records []*record) error {
 	b.checkClaims(records, &faults)
 	b.checkRoutes(records, &faults)
 	for _, u := range b.rules.Unrouted {
+		if b.mayEnrol(u.CIDR) {
+			continue // a router that leaves must not keep a commit from being published
+		}
 		faults.addf("%s: rule %s of zone %s: cidr %s lies in no node's routes; declare it as a route of the node it is behind",
 			u.Pos, u.Rule, zone, u.CIDR)
 	}
@@ -103,10 +108,39 @@ func (b *builder) checkAddress(a netip.Addr, r *record, faults *faults) {
 	if !slices.ContainsFunc(b.head.ranges, contains) {
 		faults.addf("%s: node %s: address %s lies outside the ranges of zone %s", r.doc.Pos, r.name, a, b.head.zone)
 	}
-	if slices.ContainsFunc(b.head.dynamic, contains) {
+	switch dynamic := slices.ContainsFunc(b.head.dynamic, contains); {
+	case r.doc.Value.Enrolled != nil && !dynamic:
+		faults.addf("%s: enrolled node %s: address %s lies outside the dynamic range of zone %s", r.doc.Pos, r.name, a, b.head.zone)
+	case r.doc.Value.Enrolled == nil && dynamic:
 		faults.addf("%s: node %s: address %s lies in the dynamic range of zone %s, which is for enrolled nodes", r.doc.Pos,
 			r.name, a, b.head.zone)
 	}
+}
+
+// mayEnrol reports whether some member rule lets enrolled nodes carry p, so that a rule about it waits for them.
+func (b *builder) mayEnrol(p netip.Prefix) bool {
+	return slices.ContainsFunc(b.src.doc.Value.Spec.Members, func(m spec.MemberRule) bool { return policy.Within(p, m.Routes) })
+}
+
+// checkBindings faults a list of bindings that is not that of the zone's enrolled nodes.
+func checkBindings(src *source, list []byte) error {
+	var entries []binding.Entry
+	var faults faults
+	for _, n := range src.nodes {
+		e := n.Value.Enrolled
+		if e == nil {
+			continue
+		}
+		entry := binding.Entry{Node: n.Value.Metadata.Name}
+		if err := entry.Digest.UnmarshalText([]byte(e.Binding)); err != nil {
+			faults.addf("%s: enrolled node %s: %v", n.Pos, entry.Node, err)
+		}
+		entries = append(entries, entry)
+	}
+	if !bytes.Equal(binding.List(entries), list) {
+		faults.addf("zone %s: the list of bindings is not that of its %d enrolled nodes", src.doc.Value.Metadata.Name, len(entries))
+	}
+	return faults.err()
 }
 
 // difference gives the records of old that are not in records, and those of records that are not in old; both are sorted
@@ -171,6 +205,9 @@ func checkHosts(sources []*source) error {
 				continue
 			}
 			for _, host := range inBoth(b.nodes, a.nodes) {
+				if !oneHost(&host.a.Value, &host.b.Value) {
+					continue
+				}
 				faults.addf("%s: host %s is in zone %s and in zone %s (%s), whose ranges %s and %s overlap on it", host.a.Pos,
 					host.a.Value.Metadata.Name, host.a.Value.Metadata.Zone, host.b.Value.Metadata.Zone, host.b.Pos, y, x)
 			}
@@ -188,6 +225,12 @@ func overlapping(as, bs []netip.Prefix) (a, b netip.Prefix, found bool) {
 		}
 	}
 	return netip.Prefix{}, netip.Prefix{}, false
+}
+
+// oneHost reports whether two nodes of one name are one host. In git they always are; who enrols may choose a name that is
+// taken in a zone of which they know nothing, so there the identity key decides.
+func oneHost(a, b *spec.Node) bool {
+	return a.Enrolled == nil && b.Enrolled == nil || a.Spec.IdentityKey == b.Spec.IdentityKey
 }
 
 type pair struct{ a, b *spec.Document[spec.Node] }

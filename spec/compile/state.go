@@ -22,6 +22,7 @@ type state struct {
 	routes   *policy.Routes
 	rules    *policy.Rules
 	live     int       // how many rules held as of the compile
+	names    spec.IdentityNames
 	members  []*member // sorted by name
 	checked  *claims
 	classes  []*class // sorted by key
@@ -136,6 +137,9 @@ func newRecord(doc *spec.Document[spec.Node]) (*record, error) {
 		hash:   peermap.NameHash(n.Metadata.Name),
 		routes: policy.RoutesOf(n),
 	}
+	if n.Enrolled != nil {
+		rec.peer.NotAfter = n.Enrolled.Expires
+	}
 	return rec, rec.peer.Check()
 }
 
@@ -151,7 +155,7 @@ func (b *builder) readRoutes(records []*record) {
 	}
 }
 
-// readRules takes over the rules of prev if they are of the same documents, routes and instant. Of given documents the
+// readRules takes over the rules of prev if they are of the same documents, issuers, routes and instant. Of given documents the
 // rules live at two instants are nested sets, so an equal count means equal rules.
 func (b *builder) readRules(asOf time.Time) {
 	for _, doc := range b.policies {
@@ -161,12 +165,13 @@ func (b *builder) readRules(asOf time.Time) {
 			}
 		}
 	}
-	if b.prev.rules != nil && b.prev.live == b.live && b.prev.routes == b.routes &&
+	b.names = b.src.names
+	if b.prev.rules != nil && b.prev.live == b.live && b.prev.routes == b.routes && b.names.Equal(b.prev.names) &&
 		b.prev.head.mode == b.head.mode && slices.Equal(b.prev.policies, b.policies) {
 		b.rules = b.prev.rules
 		return
 	}
-	b.rules = policy.NewRules(b.head.mode, b.policies, b.routes, asOf)
+	b.rules = policy.NewRules(b.head.mode, b.policies, b.routes, b.names, asOf)
 }
 
 // match finds what the rules see of each record.
