@@ -13,11 +13,13 @@ import (
 	"sync"
 	"time"
 
+	"github.com/apex-network/apex/agent/control"
 	"github.com/apex-network/apex/agent/fetch"
+	"github.com/apex-network/apex/agent/keys"
 	"github.com/apex-network/apex/agent/resolve"
 	"github.com/apex-network/apex/agent/status"
+	"github.com/apex-network/apex/internal/oidcclient"
 	"github.com/apex-network/apex/reconciler"
-	"github.com/apex-network/apex/signer"
 )
 
 // Engine is what the agent needs of a reconciler.Engine; its comments say what each method does.
@@ -37,14 +39,13 @@ type Engine interface {
 // work. The command sets it unless GOGC does.
 const GCPercent = 25
 
-// Options of an Agent. Config, Identity, WireGuard and NewEngine are required.
+// Options of an Agent. Config, Keys and NewEngine are required.
 type Options struct {
 	Config Config // with defaults, valid
 	// Version of the program, for status and reports.
 	Version string
-	// Identity proves the node to the controller. WireGuard gives the private key of a zone by its name.
-	Identity  signer.PrivateKey
-	WireGuard map[string]reconciler.PrivateKey
+	// Keys holds the identity key, which proves the node to the controller, and each zone's WireGuard key.
+	Keys *keys.Ring
 	// NewEngine makes the engine of one zone; reconciler.New with the host's backends in production.
 	NewEngine func(reconciler.Options) (Engine, error)
 	Lookup    resolve.Lookup   // nil: the host's resolver
@@ -73,6 +74,12 @@ type Times struct {
 	Tidy time.Duration
 	// AlarmHold is how long TrustAlarm stays up after the last reason for it. 15 min.
 	AlarmHold time.Duration
+	// EnrolMin and EnrolMax bound the pause between two attempts to enrol. 5 s, 5 min.
+	EnrolMin, EnrolMax time.Duration
+	// Patience is how long a controller may not know a node that it has just bound. 2 min.
+	Patience time.Duration
+	// Farewell bounds the goodbye of an ephemeral node. 5 s.
+	Farewell time.Duration
 }
 
 func (t Times) withDefaults() Times {
@@ -92,6 +99,10 @@ func (t Times) withDefaults() Times {
 	set(&t.ReportMax, 5*time.Minute)
 	set(&t.Tidy, time.Minute)
 	set(&t.AlarmHold, 15*time.Minute)
+	set(&t.EnrolMin, 5*time.Second)
+	set(&t.EnrolMax, 5*time.Minute)
+	set(&t.Patience, 2*time.Minute)
+	set(&t.Farewell, 5*time.Second)
 	return t
 }
 
@@ -115,8 +126,8 @@ func New(opt Options) (*Agent, error) {
 		opt.Lookup = resolve.System()
 	}
 	opt.Times = opt.Times.withDefaults()
-	if opt.Identity.IsZero() {
-		return nil, errors.New("agent: no identity key")
+	if opt.Keys == nil {
+		return nil, errors.New("agent: no keys")
 	}
 	a := &Agent{opt: opt, log: opt.Logger, started: opt.Now()}
 	spki, err := opt.Config.spkiPin()
@@ -127,14 +138,21 @@ func New(opt Options) (*Agent, error) {
 	if err != nil {
 		return nil, fmt.Errorf("agent: %w", err)
 	}
+	env := environment{transport: transport, oidc: oidcclient.New(nil, "apex-agent/"+opt.Version)}
 	for _, config := range opt.Config.Zones {
-		z, err := newZone(opt, config, a.started, transport)
+		z, err := newZone(opt, config, a.started, env)
 		if err != nil {
 			return nil, fmt.Errorf("agent: zone %s: %w", config.Name, err)
 		}
 		a.zones = append(a.zones, z)
 	}
 	return a, nil
+}
+
+// environment is what the zones share.
+type environment struct {
+	transport *http.Transport // to controllers
+	oidc      *oidcclient.Client
 }
 
 // zoneDir is the state folder of one zone; the engine has its own below it.
@@ -169,6 +187,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	failed := make(chan error, 2)
 	mux := http.NewServeMux()
 	status.Handle(mux, func() status.Status { return a.Status(ctx) }, a.log)
+	control.Handle(mux, controls{a})
 	group.Go(func() { failed <- status.Serve(ctx, socket, mux, a.log) })
 	if metrics != nil {
 		group.Go(func() { failed <- a.serveMetrics(ctx, metrics) })

@@ -46,7 +46,7 @@ type Config struct {
 	// its SubjectPublicKeyInfo, hex. At most one of the two.
 	CAFile string `yaml:"caFile,omitempty"`
 	TLSPin string `yaml:"tlsPin,omitempty"`
-	// Network and Node are names in git; RootDigest pins the first trust root (hex).
+	// Network and Node are names in git, or Node is the name to enrol under; RootDigest pins the first trust root (hex).
 	Network    string       `yaml:"network"`
 	Node       string       `yaml:"node"`
 	RootDigest string       `yaml:"rootDigest"`
@@ -71,6 +71,8 @@ type ZoneConfig struct {
 	Interface string `yaml:"interface,omitempty"`
 	// WireGuardKeyFile, if set, replaces the host's key in this zone.
 	WireGuardKeyFile string `yaml:"wireGuardKeyFile,omitempty"`
+	// Join, if set, makes the host a member by an identity: see JoinConfig. Key files are made if there are none.
+	Join *JoinConfig `yaml:"join,omitempty"`
 }
 
 // ReadConfig reads a configuration file. Unknown fields, repeated fields and further documents are errors that carry
@@ -258,6 +260,7 @@ func (c Config) validateZones(bad func(field, format string, args ...any), name 
 			bad(field+".interface", "%q is used by two zones", z.Interface)
 		}
 		zones[z.Name], interfaces[z.Interface] = true, true
+		z.Join.validate(field+".join", bad)
 	}
 }
 
@@ -278,6 +281,23 @@ func (c Config) spkiPin() ([]byte, error) {
 		return nil, fmt.Errorf("%.80q: want the SHA-256 of the server's public key, 64 hex digits", c.TLSPin)
 	}
 	return pin, nil
+}
+
+// NodeName makes the name of a node from that of a host: its first label, in lower case, with dashes for what a name may
+// not have. Empty if nothing is left.
+func NodeName(host string) string {
+	label, _, _ := strings.Cut(host, ".")
+	name := strings.Map(func(r rune) rune {
+		switch {
+		case r >= 'a' && r <= 'z', r >= '0' && r <= '9':
+			return r
+		case r >= 'A' && r <= 'Z':
+			return r - 'A' + 'a'
+		}
+		return '-'
+	}, label)
+	name = strings.Trim(name, "-")
+	return strings.Trim(name[:min(len(name), peermap.MaxName)], "-")
 }
 
 // isName says whether s is a DNS-1123 label (RFC 1123, section 2.1).

@@ -3,6 +3,7 @@ package agent
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -15,6 +16,7 @@ import (
 	"time"
 
 	"github.com/apex-network/apex/agent/agenttest"
+	"github.com/apex-network/apex/agent/keys"
 	"github.com/apex-network/apex/agent/status"
 	"github.com/apex-network/apex/reconciler"
 	"github.com/apex-network/apex/reconciler/twin"
@@ -97,20 +99,23 @@ func (w *world) options() Options {
 		Zones: []ZoneConfig{{Name: testZone}}, StateDir: filepath.Join(w.dir, "state"), Socket: filepath.Join(w.dir, "sock"),
 	}.WithDefaults()
 	opt := Options{
-		Config: config, Version: "test", Identity: w.nodes[0].Identity,
-		WireGuard: map[string]reconciler.PrivateKey{testZone: w.nodes[0].Private},
+		Config: config, Version: "test", Keys: ringOf(w.nodes[0].Identity, w.nodes[0].Private),
 		NewEngine: w.newEngine, Now: w.clock.Now, Logger: testLogger(w.t),
 		Lookup: func(context.Context, string) ([]netip.Addr, error) { return nil, errors.New("no such host") },
 		Times: Times{
 			BackoffMin: 5 * time.Millisecond, BackoffMax: 20 * time.Millisecond, ProbeBound: 300 * time.Millisecond,
 			Sample: 20 * time.Millisecond, Tick: 10 * time.Millisecond, ReportMin: 5 * time.Millisecond, ReportMax: time.Second,
-			AlarmHold: time.Hour,
+			AlarmHold: time.Hour, EnrolMin: 5 * time.Millisecond, EnrolMax: 40 * time.Millisecond, Patience: time.Minute,
 		},
 	}
 	if w.edit != nil {
 		w.edit(&opt)
 	}
 	return opt
+}
+
+func ringOf(identity signer.PrivateKey, wireguard reconciler.PrivateKey) *keys.Ring {
+	return keys.InMemory(identity, map[string]reconciler.PrivateKey{testZone: wireguard}, rand.Reader)
 }
 
 // start runs the agent until halt.

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"crypto/rand"
 	"errors"
 	"log/slog"
 	"path/filepath"
@@ -11,7 +12,9 @@ import (
 	"time"
 
 	"github.com/apex-network/apex/agent/agenttest"
+	"github.com/apex-network/apex/agent/keys"
 	"github.com/apex-network/apex/agent/status"
+	"github.com/apex-network/apex/reconciler"
 )
 
 // TestNotAfterBehindAGenerationThatCannotBeApplied: what is in force runs out on time although a newer generation is known
@@ -101,7 +104,7 @@ func TestAZoneThatIsNoLongerConfiguredIsNamed(t *testing.T) {
 	w.halt()
 	opt := w.options()
 	opt.Config.Zones[0].Name = "other"
-	opt.WireGuard["other"] = w.nodes[0].Private
+	opt.Keys = keys.InMemory(w.nodes[0].Identity, map[string]reconciler.PrivateKey{"other": w.nodes[0].Private}, rand.Reader)
 	var out strings.Builder
 	opt.Logger = slog.New(slog.NewTextHandler(&out, nil))
 	a, err := New(opt)

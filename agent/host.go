@@ -113,6 +113,9 @@ func (z *zone) attend(ctx context.Context, due time.Time, moved bool) (time.Time
 			return due, err
 		}
 	}
+	if z.member.Left() {
+		return time.Time{}, z.depart(ctx)
+	}
 	newest, applied := z.follower.Current(), z.standing.current()
 	if newest.Complete() {
 		z.forgive(newest.View)
@@ -152,6 +155,9 @@ func (z *zone) boot(ctx context.Context) (due time.Time, err error) {
 	if report.RolledBack {
 		z.standing.count(func(c *status.Counters) { c.RolledBack++ })
 		z.log.Warn("an interrupted change was taken back", "state", report.ID, "reason", report.Reason)
+	}
+	if z.member.Left() {
+		return time.Time{}, z.depart(ctx)
 	}
 	t, ok := z.lastGood()
 	if !ok {
@@ -242,9 +248,13 @@ func (z *zone) enforce(ctx context.Context, t follow.Trusted, p *probe) (due tim
 	if err != nil {
 		return time.Time{}, err
 	}
+	pair, held := z.opt.Keys.Find(z.name, m.View.PublicKey)
+	if !held {
+		pair = z.opt.Keys.Current(z.name) // and Build says what is wrong
+	}
 	end := z.resolver.Round()
 	built, err := desired.Build(m, t.View.String(), desired.Local{
-		Interface: z.iface, PrivateKey: z.key, Endpoint: z.resolver.Endpoint, Claims: t.Claims(),
+		Interface: z.iface, PrivateKey: pair.WireGuard, Endpoint: z.resolver.Endpoint, Claims: t.Claims(),
 	}, z.now())
 	end()
 	if err != nil {
@@ -258,6 +268,7 @@ func (z *zone) enforce(ctx context.Context, t follow.Trusted, p *probe) (due tim
 	if err != nil {
 		return time.Time{}, z.undone(t, report, err, p)
 	}
+	z.runsWith(pair)
 	z.standing.follow(movableOf(m))
 	if p != nil {
 		z.confirmed(t, report)

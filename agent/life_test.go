@@ -444,7 +444,7 @@ func TestKeyMismatch(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	w.publish(nil)
-	w.edit = func(o *Options) { o.WireGuard[testZone] = agenttest.WireGuard(t, "another") }
+	w.edit = func(o *Options) { o.Keys = ringOf(w.nodes[0].Identity, agenttest.WireGuard(t, "another")) }
 	before := w.snapshot()
 	w.start()
 	got := w.awaitCondition(status.KeyMismatch, true, "OtherKey")

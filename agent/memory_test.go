@@ -128,7 +128,7 @@ func memoryChild(t *testing.T, args []string) {
 		StateDir: filepath.Join(args[2], "state"), Socket: filepath.Join(args[2], "child.sock"),
 	}.WithDefaults()
 	a, err := New(Options{
-		Config: config, Version: "test", Identity: identity, WireGuard: map[string]reconciler.PrivateKey{testZone: key},
+		Config: config, Version: "test", Keys: ringOf(identity, key),
 		NewEngine: func(reconciler.Options) (Engine, error) { return &still{}, nil }, Logger: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {

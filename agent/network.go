@@ -35,6 +35,11 @@ func (z *zone) networkLoop(ctx context.Context) {
 	step := !z.follower.Current().Complete()
 	walked := z.now()
 	for ctx.Err() == nil {
+		if z.member.Left() {
+			z.rest(ctx)
+			step = true
+			continue
+		}
 		heard, err := z.follow(ctx, step, &walked)
 		if heard {
 			pause.reset()
@@ -46,8 +51,33 @@ func (z *zone) networkLoop(ctx context.Context) {
 		}
 		broken := errors.Is(err, fetch.ErrUnreachable) || errors.Is(err, fetch.ErrSlow)
 		step = !(heard && broken && z.follower.Current().Complete())
+		if errors.Is(err, fetch.ErrDenied) && z.otherIdentity() {
+			continue
+		}
 		z.networkFailed(err)
-		sleep(ctx, pause.next())
+		if z.sleep(ctx, pause.next()) {
+			pause.reset() // the controller has just bound this node, and will publish it soon
+		}
+	}
+}
+
+// sleep waits; true if it was cut short because there is reason to ask again.
+func (z *zone) sleep(ctx context.Context, d time.Duration) (hurry bool) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+	case <-timer.C:
+	case <-z.hurry:
+		return true
+	}
+	return false
+}
+
+// rest waits until a person takes this host into the zone again.
+func (z *zone) rest(ctx context.Context) {
+	for z.member.Left() && ctx.Err() == nil {
+		z.sleep(ctx, z.opt.Times.Tick)
 	}
 }
 
@@ -61,7 +91,7 @@ func (z *zone) follow(ctx context.Context, step bool, walked *time.Time) (heard 
 		*walked = z.now()
 		z.verified()
 	}
-	held := z.follower.Current()
+	held, identity := z.follower.Current(), z.identity().Raw()
 	stream, err := z.client.Watch(ctx, held.State.ManifestDigest(), held.View)
 	if err != nil {
 		return false, err
@@ -74,6 +104,10 @@ func (z *zone) follow(ctx context.Context, step bool, walked *time.Time) (heard 
 		}
 		heard = true
 		z.connected()
+		z.proven(identity)
+		if z.member.Left() {
+			return heard, errStep
+		}
 		if err := z.hear(ctx, message); err != nil {
 			return heard, err
 		}
@@ -137,6 +171,7 @@ func (z *zone) connected() {
 	z.log.Info("controller connected", "url", z.client.Controller())
 	z.clear(status.Unreachable)
 	z.clear(status.NotMember)
+	z.member.Owned()
 	poke(z.offered)
 	poke(z.changed)
 }
@@ -168,9 +203,11 @@ func (z *zone) networkFailed(err error) {
 		z.set(status.Unreachable, "NotReady", message)
 	case errors.Is(err, fetch.ErrDenied):
 		z.client.Rotate()
+		z.member.Disowned()
 		z.set(status.NotMember, "ProofRefused", message)
 	case errors.Is(err, fetch.ErrNotFound):
 		z.client.Rotate()
+		z.member.Disowned()
 		z.set(status.NotMember, "NotFound", message)
 	case errors.Is(err, fetch.ErrUnreachable), errors.Is(err, fetch.ErrSlow):
 		reason := "NoAnswer"

@@ -3,10 +3,12 @@ package agent
 import (
 	"context"
 	"encoding/base64"
+	"errors"
 	"slices"
 	"strings"
 	"time"
 
+	"github.com/apex-network/apex/agent/fetch"
 	"github.com/apex-network/apex/agent/follow"
 	"github.com/apex-network/apex/agent/status"
 	"github.com/apex-network/apex/internal/protocol"
@@ -34,8 +36,15 @@ func (z *zone) reportLoop(ctx context.Context) {
 		if !z.standing.isConnected() {
 			continue // connecting again pokes
 		}
-		if err := z.client.Report(ctx, z.nodeStatus()); err != nil && ctx.Err() == nil {
+		identity := z.identity().Raw()
+		switch err := z.client.Report(ctx, z.nodeStatus()); {
+		case err == nil:
+			z.proven(identity)
+		case ctx.Err() == nil:
 			z.log.Debug("the status report did not arrive", "error", err)
+			if errors.Is(err, fetch.ErrDenied) {
+				z.otherIdentity()
+			}
 		}
 	}
 }

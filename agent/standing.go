@@ -4,6 +4,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/apex-network/apex/agent/enrol"
 	"github.com/apex-network/apex/agent/follow"
 	"github.com/apex-network/apex/agent/status"
 	"github.com/apex-network/apex/reconciler"
@@ -134,7 +135,7 @@ func (s *standing) drifted(r reconciler.Report) {
 }
 
 // judge sets the conditions that follow from ages and from other conditions. It says whether one changed its status.
-func (s *standing) judge(verified follow.Trusted, alarmHold time.Duration, now time.Time) bool {
+func (s *standing) judge(verified follow.Trusted, enrolment enrol.Snapshot, alarmHold time.Duration, now time.Time) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	before := s.conditions.List()
@@ -162,6 +163,7 @@ func (s *standing) judge(verified follow.Trusted, alarmHold time.Duration, now t
 	if c.Is(status.TrustAlarm) && now.Sub(s.alarmedAt) >= alarmHold {
 		c.Clear(status.TrustAlarm, now)
 	}
+	s.judgeEnrolment(enrolment, now)
 	s.judgeReady(verified, now)
 	for i, after := range c.List() {
 		if after.Status != before[i].Status || after.Reason != before[i].Reason {
@@ -186,10 +188,10 @@ func (s *standing) judgeReady(verified follow.Trusted, now time.Time) {
 	switch {
 	case !s.applied.Complete() || s.applied.View != verified.View && verified.Complete():
 		if !because(status.KeyMismatch, status.RolledBack, status.ApplyFailed, status.TrustAlarm, status.Refused,
-			status.NotMember, status.Unreachable, status.CacheDamaged) {
+			status.AwaitingApproval, status.EnrolmentNeeded, status.EnrolmentFailing, status.NotMember, status.Unreachable, status.CacheDamaged) {
 			c.Set(status.Ready, false, "Applying", "A verified generation is being awaited or applied.", now)
 		}
-	case because(status.Conflict, status.ApplyFailed):
+	case because(status.EnrolmentExpired, status.NotMember, status.Conflict, status.ApplyFailed):
 	default:
 		c.Set(status.Ready, true, "Applied", "The host carries the newest verified generation.", now)
 	}

@@ -4,13 +4,13 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"net/http"
 	"net/netip"
 	"path/filepath"
 	"sync"
 	"time"
 
 	"github.com/apex-network/apex/agent/cache"
+	"github.com/apex-network/apex/agent/enrol"
 	"github.com/apex-network/apex/agent/fetch"
 	"github.com/apex-network/apex/agent/follow"
 	"github.com/apex-network/apex/agent/resolve"
@@ -40,7 +40,6 @@ type zone struct {
 	opt   Options
 	name  string
 	iface string
-	key   reconciler.PrivateKey
 	log   *slog.Logger
 	now   func() time.Time
 
@@ -49,28 +48,31 @@ type zone struct {
 	engine   Engine
 	follower *follow.Follower
 	resolver *resolve.Resolver
+	member   *enrol.Member
 
 	offered chan struct{} // something newer is trusted, or a controller was reached
 	moved   chan struct{} // an endpoint has another address
 	changed chan struct{} // there is something to report
+	hurry   chan struct{} // the controller may know this node now
 	booted  chan struct{} // closed once the host had its chance to be what it was
 
 	standing standing
+	holding  holding
 }
 
-func newZone(opt Options, config ZoneConfig, now time.Time, transport *http.Transport) (*zone, error) {
+func newZone(opt Options, config ZoneConfig, now time.Time, env environment) (*zone, error) {
 	pin, err := opt.Config.Pin()
 	if err != nil {
 		return nil, fmt.Errorf("rootDigest: %w", err)
 	}
-	key, ok := opt.WireGuard[config.Name]
-	if !ok || key.IsZero() {
-		return nil, fmt.Errorf("no WireGuard key")
+	if key := opt.Keys.Current(config.Name); key.WireGuard.IsZero() || key.Identity.IsZero() {
+		return nil, fmt.Errorf("a key is missing")
 	}
 	z := &zone{
-		opt: opt, name: config.Name, iface: config.Interface, key: key, now: opt.Now,
+		opt: opt, name: config.Name, iface: config.Interface, now: opt.Now,
 		log:     opt.Logger.With("zone", config.Name),
-		offered: make(chan struct{}, 1), moved: make(chan struct{}, 1), changed: make(chan struct{}, 1), booted: make(chan struct{}),
+		offered: make(chan struct{}, 1), moved: make(chan struct{}, 1), changed: make(chan struct{}, 1),
+		hurry: make(chan struct{}, 1), booted: make(chan struct{}),
 	}
 	z.standing.begin(now)
 	dir := zoneDir(opt.Config, config.Name)
@@ -79,7 +81,7 @@ func newZone(opt Options, config ZoneConfig, now time.Time, transport *http.Tran
 	}
 	z.client, err = fetch.New(fetch.Options{
 		Controllers: opt.Config.Controllers, Network: opt.Config.Network, Zone: config.Name, Node: opt.Config.Node,
-		Identity: opt.Identity, Transport: transport.Clone(), Now: opt.Now, UserAgent: "apex-agent/" + opt.Version,
+		Identity: z.identity, Transport: env.transport.Clone(), Now: opt.Now, UserAgent: "apex-agent/" + opt.Version,
 		Grace: opt.Times.Grace,
 	})
 	if err != nil {
@@ -90,6 +92,7 @@ func newZone(opt Options, config ZoneConfig, now time.Time, transport *http.Tran
 		Source: z.client, Cache: z.store, Now: opt.Now, Logger: z.log,
 	})
 	z.resolver = resolve.New(opt.Lookup, opt.Now)
+	z.member = enrol.New(z.enrolOptions(config, env))
 	hostDir, err := filepath.Abs(filepath.Join(dir, "host"))
 	if err != nil {
 		return nil, err
@@ -101,10 +104,10 @@ func newZone(opt Options, config ZoneConfig, now time.Time, transport *http.Tran
 	return z, err
 }
 
-// privateKey gives the zone's key to the engine, which stores none.
+// privateKey gives the zone's keys to the engine, which stores none.
 func (z *zone) privateKey(public reconciler.Key) (reconciler.PrivateKey, bool) {
-	own, err := z.key.Public()
-	return z.key, err == nil && own == public
+	pair, ok := z.opt.Keys.Find(z.name, peermap.Key(public))
+	return pair.WireGuard, ok
 }
 
 // run serves the zone until ctx ends.
@@ -121,6 +124,7 @@ func (z *zone) run(ctx context.Context) {
 	group.Go(func() { z.sampleLoop(ctx) })
 	group.Go(func() { z.reportLoop(ctx) })
 	group.Go(func() { z.tickLoop(ctx) })
+	group.Go(func() { z.member.Run(ctx) })
 	group.Wait()
 }
 
@@ -199,7 +203,7 @@ func (z *zone) clear(kind string) {
 
 // judge works out what follows from ages and from the other conditions.
 func (z *zone) judge() {
-	if z.standing.judge(z.follower.Current(), z.opt.Times.AlarmHold, z.now()) {
+	if z.standing.judge(z.follower.Current(), z.member.Snapshot(), z.opt.Times.AlarmHold, z.now()) {
 		poke(z.changed)
 	}
 }

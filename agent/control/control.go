@@ -20,7 +20,7 @@ const (
 	PathEnrolment = "/v1/enrolment" // GET ?zone=
 	PathJoin      = "/v1/join"      // POST Join, gives Enrolment
 	PathLeave     = "/v1/leave"     // POST Zone, gives Enrolment
-	PathRotate    = "/v1/rotate"    // POST Zone, gives Rotation
+	PathRotate    = "/v1/rotate"    // POST Zone begins or goes on, GET ?zone= only looks; both give Rotation
 )
 
 // Stage is where a zone stands on its way to a binding. Package enrol draws the transitions.
@@ -111,14 +111,14 @@ type Zone struct {
 type Rotation struct {
 	// Zones that use the keys and move with them.
 	Zones []string `json:"zones"`
-	// PublicKey and IdentityKey are the new ones.
+	// PublicKey and IdentityKey are the new ones; those in force if none is under way.
 	PublicKey   peermap.Key `json:"publicKey"`
 	IdentityKey peermap.Key `json:"identityKey"`
 	// Enrolled says that the controller has accepted the new keys for every zone. Otherwise Static names the zones in which
 	// this node's keys stand in git: a person puts the new ones into its Node document.
 	Enrolled bool     `json:"enrolled"`
 	Static   []string `json:"static"`
-	// Done says that the new keys are in force and the old ones gone. It comes later: ask again, the call repeats nothing.
+	// Done says that no rotation is under way: the keys above are in force and older ones gone.
 	Done bool `json:"done"`
 	// Message says what to do next.
 	Message string `json:"message"`
@@ -130,4 +130,5 @@ type Controls interface {
 	Join(ctx context.Context, join Join) (Enrolment, error)
 	Leave(ctx context.Context, zone string) (Enrolment, error)
 	Rotate(ctx context.Context, zone string) (Rotation, error)
+	Rotation(ctx context.Context, zone string) (Rotation, error)
 }

@@ -32,6 +32,10 @@ func Handle(mux *http.ServeMux, c Controls) {
 		out, err := c.Enrolment(r.Context(), r.URL.Query().Get("zone"))
 		answer(w, out, err)
 	})
+	mux.HandleFunc("GET "+PathRotate, func(w http.ResponseWriter, r *http.Request) {
+		out, err := c.Rotation(r.Context(), r.URL.Query().Get("zone"))
+		answer(w, out, err)
+	})
 	handle(mux, PathJoin, func(ctx context.Context, in Join) (Enrolment, error) { return c.Join(ctx, in) })
 	handle(mux, PathLeave, func(ctx context.Context, in Zone) (Enrolment, error) { return c.Leave(ctx, in.Zone) })
 	handle(mux, PathRotate, func(ctx context.Context, in Zone) (Rotation, error) { return c.Rotate(ctx, in.Zone) })
@@ -107,13 +111,16 @@ func NewClient(path string) *Client {
 
 // Enrolment asks how a zone stands and how to join it.
 func (c *Client) Enrolment(ctx context.Context, zone string) (Enrolment, error) {
-	path := PathEnrolment
-	if zone != "" {
-		path += "?" + url.Values{"zone": {zone}}.Encode()
-	}
 	var out Enrolment
-	err := c.call(ctx, http.MethodGet, path, nil, &out)
+	err := c.call(ctx, http.MethodGet, ofZone(PathEnrolment, zone), nil, &out)
 	return out, err
+}
+
+func ofZone(path, zone string) string {
+	if zone == "" {
+		return path
+	}
+	return path + "?" + url.Values{"zone": {zone}}.Encode()
 }
 
 // Join hands a token over. The result's stage is bound or waiting; a refusal is a *protocol.Problem with the controller's
@@ -128,6 +135,13 @@ func (c *Client) Join(ctx context.Context, join Join) (Enrolment, error) {
 func (c *Client) Leave(ctx context.Context, zone string) (Enrolment, error) {
 	var out Enrolment
 	err := c.call(ctx, http.MethodPost, PathLeave, Zone{zone}, &out)
+	return out, err
+}
+
+// Rotation says how a change to new keys stands.
+func (c *Client) Rotation(ctx context.Context, zone string) (Rotation, error) {
+	var out Rotation
+	err := c.call(ctx, http.MethodGet, ofZone(PathRotate, zone), nil, &out)
 	return out, err
 }
 

@@ -64,12 +64,12 @@ func parse(envelope []byte) (*binding.Binding, error) {
 	if err != nil {
 		return nil, err
 	}
-	var b binding.Binding
-	if err := protocol.Decode(env.Payload, protocol.MaxBindingBytes, &b); err != nil {
-		return nil, err
+	if env.PayloadType != binding.Type {
+		return nil, fmt.Errorf("its type is %q, want %q", cut(env.PayloadType), binding.Type)
 	}
-	if b.Type != binding.Type || env.PayloadType != binding.Type {
-		return nil, fmt.Errorf("its type is %q, want %q", cut(b.Type), binding.Type)
+	b, err := binding.Parse(env.Payload)
+	if err != nil {
+		return nil, err
 	}
 	return &b, nil
 }

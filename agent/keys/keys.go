@@ -148,7 +148,7 @@ func read(files Files, identity func(string) (signer.PrivateKey, error), wiregua
 		out.wireguard[zone] = reconciler.PrivateKey(key)
 	}
 	var err error
-	out.identity, err = identity(files.Identity)
+	out.identity, err = identity(files.Identity) // last: see the package comment
 	return out, err
 }
 

@@ -29,6 +29,11 @@ const (
 	CacheDamaged       = "CacheDamaged"
 	RootExpiring       = "RootExpiring"
 	Suspended          = "Suspended"
+	EnrolmentNeeded    = "EnrolmentNeeded"
+	AwaitingApproval   = "AwaitingApproval"
+	EnrolmentFailing   = "EnrolmentFailing"
+	EnrolmentExpiring  = "EnrolmentExpiring"
+	EnrolmentExpired   = "EnrolmentExpired"
 )
 
 // Definition is one row of the table of conditions, from which the documentation is made.
@@ -54,7 +59,7 @@ func Definitions() []Definition {
 		{Refused, false, "An artefact failed verification and was refused; nothing on the host changed.",
 			"Read the message: it names the artefact and the check. A proxy between agent and controller is a common cause."},
 		{NotMember, false, "The controller does not know this node in this zone, or does not accept its identity key.",
-			"Compare the Node document in git with `apex node init` on this host: name, zone and identityKey must match."},
+			"Compare the Node document in git with `apex node init` on this host: name, zone and identityKey must match. A node without one joins by an identity: `apex join`."},
 		{KeyMismatch, false, "The signed view carries another WireGuard public key than this host's key file holds; the view was not applied.",
 			"Put the host's public key into the Node document, or restore the key file."},
 		{ApplyFailed, false, "The host refused a change; what could not be applied was rolled back.",
@@ -73,6 +78,16 @@ func Definitions() []Definition {
 			"Sign the next trust root: `apex trust rotate`."},
 		{Suspended, false, "The zone is suspended in git: its published generation is frozen on purpose.",
 			"Remove `suspend: true` from the Zone document to let changes through again."},
+		{EnrolmentNeeded, false, "The host is to be a member by an identity, and only a person can go on: nobody has joined it, its sign-in has ended, or somebody took it out.",
+			"Run `apex join` on the host."},
+		{AwaitingApproval, false, "The controller has the host's request; the rule wants a maintainer to approve it.",
+			"`apex enrol list`, then `apex enrol approve`."},
+		{EnrolmentFailing, false, "The last attempt to get or renew a binding failed; it is tried again, more and more slowly. The last good state stays in force.",
+			"Read the message: it has the controller's or the provider's own words."},
+		{EnrolmentExpiring, false, "The binding is in the last third of its life, or its last week, and the agent cannot renew it by itself, or fails to.",
+			"Run `apex join` on the host, or mend what EnrolmentFailing names, before it runs out: then peers drop the host."},
+		{EnrolmentExpired, false, "The binding has run out. Peers have dropped the host by themselves; what stands on the host stays.",
+			"Run `apex join` on the host, or mend what EnrolmentFailing names."},
 	}
 }
 

@@ -51,7 +51,7 @@ func TestCommand(t *testing.T) {
 		{"unknown field", []string{"--config", file("bad.yaml", "nodes: a\n")}, cli.Invalid, "bad.yaml:1: field nodes not found"},
 		{"no file", []string{"--config", filepath.Join(dir, "none")}, cli.Invalid, "no such file"},
 		{"no keys", good, cli.Failed, "apex node init"},
-		{"open key", with("--identity-key", file("open.key", "x")), cli.Failed, "open to others"},
+		{"open key", with("--wireguard-key", file("open.key", "x")), cli.Failed, "open to others"},
 		{"interface with two zones", with("--zone", "test", "--interface", "x"), cli.Invalid, "--zone name=interface"},
 		{"status without an agent", with("status"), cli.Failed, "is apex-agent running?"},
 		{"down without keys", with("down"), cli.Failed, "apex node init"},

@@ -27,7 +27,7 @@ func (o *options) register(f *pflag.FlagSet) {
 	f.StringVar(&c.CAFile, "ca-file", "", "PEM file of the authorities that vouch for the controller's certificate")
 	f.StringVar(&c.TLSPin, "tls-pin", "", "SHA-256 (hex) of the controller's TLS public key, instead of authorities")
 	f.StringVar(&c.Network, "network", "", "network name")
-	f.StringVar(&c.Node, "node", "", "name of this node in git")
+	f.StringVar(&c.Node, "node", "", "name of this node (default: the host's name, made a name)")
 	f.StringVar(&c.RootDigest, "root-digest", "", "digest (hex) of the first trust root: the pin")
 	f.StringArrayVar(&o.zones, "zone", nil, "zone, or zone=interface; may be repeated")
 	f.StringVar(&o.iface, "interface", "", "interface name, if there is one zone (default apex-<zone>)")
@@ -60,6 +60,13 @@ func (o *options) config(f *pflag.FlagSet) (agent.Config, error) {
 			return agent.Config{}, err
 		}
 		c.StateDir = dir
+	}
+	if c.Node == "" {
+		host, err := os.Hostname()
+		if err != nil {
+			return agent.Config{}, fmt.Errorf("the host has no name; set node: %w", err)
+		}
+		c.Node = agent.NodeName(host)
 	}
 	c = c.WithDefaults()
 	if err := c.Validate(); err != nil {

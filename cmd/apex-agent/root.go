@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -10,9 +11,9 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/apex-network/apex/agent"
+	"github.com/apex-network/apex/agent/keys"
 	"github.com/apex-network/apex/agent/status"
 	"github.com/apex-network/apex/internal/cli"
-	"github.com/apex-network/apex/internal/keyfile"
 	"github.com/apex-network/apex/reconciler"
 )
 
@@ -65,16 +66,9 @@ func newAgent(c *cobra.Command, s cli.Streams, o *options) (*agent.Agent, reconc
 		return nil, none, nil, cli.WithCode(cli.Invalid, err)
 	}
 	log := newLogger(s, config)
-	opt := agent.Options{Config: config, Version: version, Logger: log, WireGuard: map[string]reconciler.PrivateKey{}}
-	if opt.Identity, err = keyfile.LoadEd25519(config.IdentityKeyFile); err != nil {
-		return nil, none, nil, hintInit(err)
-	}
-	for _, zone := range config.Zones {
-		key, err := keyfile.LoadWireGuard(zone.WireGuardKeyFile)
-		if err != nil {
-			return nil, none, nil, hintInit(err)
-		}
-		opt.WireGuard[zone.Name] = reconciler.PrivateKey(key)
+	opt := agent.Options{Config: config, Version: version, Logger: log}
+	if opt.Keys, err = openKeys(config); err != nil {
+		return nil, none, nil, err
 	}
 	backends, err := reconciler.Host(reconciler.HostOptions{WireGuard: reconciler.WireGuardMode(config.WireGuard), Logger: log})
 	if err != nil {
@@ -91,8 +85,20 @@ func newAgent(c *cobra.Command, s cli.Streams, o *options) (*agent.Agent, reconc
 	return a, backends, log, nil
 }
 
-func hintInit(err error) error {
-	return fmt.Errorf("%w\n`apex node init` makes the two keys of a node", err)
+// openKeys loads the keys. A host that joins a zone by an identity gets those that are missing; for the others their
+// public halves have to stand in git first.
+func openKeys(config agent.Config) (*keys.Ring, error) {
+	files := keys.Files{Identity: config.IdentityKeyFile, WireGuard: map[string]string{}}
+	joins := false
+	for _, zone := range config.Zones {
+		files.WireGuard[zone.Name] = zone.WireGuardKeyFile
+		joins = joins || zone.Join != nil
+	}
+	ring, err := keys.Open(files, joins, rand.Reader)
+	if err != nil && !joins {
+		return nil, fmt.Errorf("%w\n`apex node init` makes the two keys of a node; a zone with `join` in the configuration makes its own", err)
+	}
+	return ring, err
 }
 
 func newLogger(s cli.Streams, config agent.Config) *slog.Logger {

@@ -4,6 +4,7 @@ package bench
 
 import (
 	"context"
+	"crypto/rand"
 	"crypto/tls"
 	"fmt"
 	"log/slog"
@@ -15,6 +16,7 @@ import (
 	"time"
 
 	"github.com/apex-network/apex/agent"
+	"github.com/apex-network/apex/agent/keys"
 	"github.com/apex-network/apex/reconciler"
 	"github.com/apex-network/apex/reconciler/twin"
 )
@@ -124,8 +126,8 @@ func (f *fleet) newAgent(i int) *agent.Agent {
 	}.WithDefaults()
 	host := twin.New()
 	a, err := agent.New(agent.Options{
-		Config: config, Version: "bench", Identity: f.network.ids[i],
-		WireGuard: map[string]reconciler.PrivateKey{zoneName: f.network.keys[i]}, Logger: slog.New(slog.DiscardHandler),
+		Config: config, Version: "bench",
+		Keys: keys.InMemory(f.network.ids[i], map[string]reconciler.PrivateKey{zoneName: f.network.keys[i]}, rand.Reader), Logger: slog.New(slog.DiscardHandler),
 		NewEngine: func(o reconciler.Options) (agent.Engine, error) {
 			o.Backends = host.Backends()
 			e, err := reconciler.New(o)

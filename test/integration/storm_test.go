@@ -22,6 +22,7 @@ import (
 	"time"
 
 	"github.com/apex-network/apex/agent"
+	"github.com/apex-network/apex/agent/keys"
 	"github.com/apex-network/apex/internal/fleet"
 	"github.com/apex-network/apex/internal/keyfile"
 	"github.com/apex-network/apex/internal/lab"
@@ -103,7 +104,7 @@ func (w *world) light(name string, addr netip.Addr) agent.Options {
 	return agent.Options{
 		Config: agent.Config{Network: w.Network, Node: name, RootDigest: w.Pin.String(), Zones: []agent.ZoneConfig{{Name: "office"}},
 			StateDir: dir, Socket: filepath.Join(dir, "sock")},
-		Version: "test", Identity: identity, WireGuard: map[string]reconciler.PrivateKey{"office": reconciler.PrivateKey(private)},
+		Version: "test", Keys: keys.InMemory(identity, map[string]reconciler.PrivateKey{"office": reconciler.PrivateKey(private)}, rand.Reader),
 		NewEngine: func(o reconciler.Options) (agent.Engine, error) {
 			o.Backends = host.Backends()
 			return reconciler.New(o)
