@@ -32,10 +32,13 @@ import (
 type Controller struct {
 	Host    *lab.Host
 	Process *lab.Process
-	// Dir holds configuration, keys and storage; CAFile the certificate that agents trust.
+	// Dir holds configuration, keys and storage; CAFile the certificates that agents trust: this controller's, and those of
+	// its replicas.
 	Dir, CAFile string
-	// Key signs manifests and timestamps.
-	Key signer.PrivateKey
+	// Key signs manifests and timestamps, EnrolmentKey bindings.
+	Key, EnrolmentKey signer.PrivateKey
+	// NATS, if set before Start, is the URL of the cluster that holds the state.
+	NATS string
 	// Front, if set, is what agents are told instead of URL: something that stands between them and the controller.
 	Front string
 
@@ -59,9 +62,26 @@ func (f *Fleet) newController(ctx context.Context) (*Controller, error) {
 	if c.Key, err = keyfile.NewEd25519(filepath.Join(c.Dir, "manifest.key"), rand.Reader); err != nil {
 		return nil, err
 	}
-	c.CAFile = filepath.Join(c.Dir, "tls.crt")
-	return c, certificate(c.CAFile, filepath.Join(c.Dir, "tls.key"), nic)
+	if c.EnrolmentKey, err = keyfile.NewEd25519(filepath.Join(c.Dir, "enrolment.key"), rand.Reader); err != nil {
+		return nil, err
+	}
+	c.CAFile = filepath.Join(c.Dir, "authorities.pem")
+	return c, c.certify(nic)
 }
+
+// certify makes the controller's certificate and lets agents trust it.
+func (c *Controller) certify(nic *lab.Interface) error {
+	if err := certificate(c.file("tls.crt"), c.file("tls.key"), nic); err != nil {
+		return err
+	}
+	pem, err := os.ReadFile(c.file("tls.crt"))
+	if err != nil {
+		return err
+	}
+	return appendFile(c.CAFile, pem)
+}
+
+func (c *Controller) file(name string) string { return filepath.Join(c.Dir, name) }
 
 // URL is the controller's base URL for agents.
 func (c *Controller) URL() string {
@@ -78,8 +98,11 @@ listen:
 tls:
   certFile: tls.crt
   keyFile: tls.key
-networks:
 `, c.Dir, port, c.adminSocket())
+	if c.NATS != "" {
+		text += fmt.Sprintf("nats:\n  url: %s\n", c.NATS)
+	}
+	text += "networks:\n"
 	for _, f := range c.serves {
 		text += fmt.Sprintf(`  - name: %s
     repository:
@@ -89,20 +112,20 @@ networks:
     keys:
       manifestFiles: [manifest.key]
       timestampFiles: [manifest.key]
-    poll:
+%s    poll:
       interval: %s
-`, f.Network, f.Remote, branch, f.Pin, f.opt.Poll)
+`, f.Network, f.Remote, branch, f.Pin, f.enrolmentConfig(), f.opt.Poll)
 	}
 	return text
 }
 
-func (c *Controller) adminSocket() string { return filepath.Join(c.Dir, "admin.sock") }
+func (c *Controller) adminSocket() string { return c.file("admin.sock") }
 
 // Start writes the configuration and starts the controller; it is up when it accepts connections.
 func (c *Controller) Start(ctx context.Context) error { return c.start(ctx, apiPort) }
 
 func (c *Controller) start(ctx context.Context, port uint16) error {
-	path := filepath.Join(c.Dir, "controller.yaml")
+	path := c.file("controller.yaml")
 	if err := os.WriteFile(path, []byte(c.config(port)), 0o600); err != nil {
 		return err
 	}
@@ -135,6 +158,10 @@ func (f *Fleet) firstRoot() (document, envelope string, err error) {
 		f.root.Spec.Keys = append(f.root.Spec.Keys, spec.TrustKey{Name: "witness", Ed25519: spec.Key(key.Raw())})
 		f.root.Spec.Witnesses.Keys = []string{"witness"}
 		f.root.Spec.Manifest.Threshold = 2
+	}
+	if f.opt.Enrolment {
+		f.root.Spec.Keys = append(f.root.Spec.Keys, spec.TrustKey{Name: "enrolment", Ed25519: spec.Key(f.Controller.EnrolmentKey.Raw())})
+		f.root.Spec.Enrolment.Keys = []string{"enrolment"}
 	}
 	for zone, prefixes := range f.opt.Routes {
 		f.root.Spec.Routes = append(f.root.Spec.Routes, spec.RouteClaim{Zone: zone, Prefixes: prefixes})

@@ -27,7 +27,9 @@ import (
 
 	"golang.org/x/crypto/ssh"
 
+	"github.com/apex-network/apex/agent"
 	"github.com/apex-network/apex/agent/status"
+	"github.com/apex-network/apex/internal/idp"
 	"github.com/apex-network/apex/internal/keyfile"
 	"github.com/apex-network/apex/internal/lab"
 	"github.com/apex-network/apex/signer"
@@ -35,9 +37,9 @@ import (
 	"github.com/apex-network/apex/spec/peermap"
 )
 
-// Binaries are the programs to run, by path.
+// Binaries are the programs to run, by path. Apex is needed by what people do on hosts: joining, deciding.
 type Binaries struct {
-	Controller, Agent string
+	Controller, Agent, Apex string
 }
 
 // Options configure New.
@@ -56,6 +58,10 @@ type Options struct {
 	Wide bool
 	// Validity is how long signatures live. Default: that of the language.
 	Validity spec.Validity
+	// Enrolment gives the controller an enrolment key, which the trust root allows.
+	Enrolment bool
+	// Limits, if set, is the text of the controller's configuration field `enrolment` in YAML's flow style.
+	Limits string
 	// Beside puts the network onto the controller and the internet of another fleet, which must be of another network.
 	Beside *Fleet
 }
@@ -74,13 +80,17 @@ type Fleet struct {
 	Maintainer     ssh.Signer
 	MaintainerFile string
 	Controller     *Controller
-	Nodes          map[string]*Node
+	// Replicas are further controllers of the network: see NewReplica.
+	Replicas []*Controller
+	Nodes    map[string]*Node
 	// WitnessKeyFile is set with Options.Witness.
 	WitnessKeyFile string
 
-	opt  Options
-	dir  string
-	root spec.TrustRoot
+	opt       Options
+	dir       string
+	root      spec.TrustRoot
+	network   spec.Network
+	authority *idp.Authority // of its providers; nil if there are none
 }
 
 // New makes the internet, the keys, the trust root, the repository with its remote, and the controller's host. The
@@ -144,8 +154,8 @@ func (f *Fleet) begin(files map[string]string) error {
 	if f.Repo, err = newRepo(filepath.Join(f.dir, "clone"), f.Remote, f.Maintainer); err != nil {
 		return err
 	}
-	network := spec.Network{Metadata: spec.Metadata{Name: f.Network}}
-	text, err := spec.Marshal(network)
+	f.network = spec.Network{Metadata: spec.Metadata{Name: f.Network}}
+	text, err := spec.Marshal(f.network)
 	if err != nil {
 		return err
 	}
@@ -180,6 +190,9 @@ type NodeSpec struct {
 	Keepalive time.Duration
 	// Host is where the agent runs. Default: a new host on the internet.
 	Host *lab.Host
+	// Join makes the node one without documents, which joins zones by an identity: by a token from where the
+	// configuration says, or (nil) by a person. Zones is not used then.
+	Join map[string]*agent.JoinConfig
 }
 
 // Node is a host with its keys and, once started, its agent.
@@ -190,8 +203,10 @@ type Node struct {
 	// StateDir holds the agent's state and the node's keys.
 	StateDir string
 	Identity signer.PrivateKey
-	// PublicKey is the WireGuard key.
+	// PublicKey is the WireGuard key. Like Identity it is not set for nodes that join by an identity.
 	PublicKey peermap.Key
+	// Env is added to the environment of the agent of a node that joins by an identity.
+	Env []string
 
 	fleet *Fleet
 	flags []string // of the agent, once started
@@ -212,6 +227,10 @@ func (f *Fleet) AddNode(ctx context.Context, s NodeSpec) (*Node, error) {
 	n.StateDir = filepath.Join(n.Host.Dir(), "state")
 	if err := os.MkdirAll(n.StateDir, 0o700); err != nil {
 		return nil, err
+	}
+	if len(s.Join) > 0 {
+		f.Nodes[s.Name] = n // the agent makes its keys itself
+		return n, nil
 	}
 	wg, err := keyfile.NewWireGuard(filepath.Join(n.StateDir, "wireguard.key"), rand.Reader)
 	if err != nil {
@@ -271,17 +290,26 @@ func NodePath(zone, node string) string { return "nodes/" + zone + "/" + node + 
 // Start starts the node's agent; it is up when its status socket answers.
 func (n *Node) Start(ctx context.Context, extra ...string) error {
 	f := n.fleet
-	url := f.Controller.Front
-	if url == "" {
-		url = f.Controller.URL()
-	}
-	flags := []string{"--controller", url, "--ca-file", f.Controller.CAFile, "--network", f.Network,
+	flags := []string{"--ca-file", f.Controller.CAFile, "--network", f.Network,
 		"--node", n.Spec.Name, "--root-digest", f.Pin.String(), "--state-dir", n.StateDir, "--log-level", "debug"}
+	for _, url := range f.controllers() {
+		flags = append(flags, "--controller", url)
+	}
 	for _, zone := range slices.Sorted(maps.Keys(n.Spec.Zones)) {
 		flags = append(flags, "--zone", zone)
 	}
+	command := lab.Command{Name: "agent"}
+	if len(n.Spec.Join) > 0 {
+		path, err := n.writeJoins()
+		if err != nil {
+			return err
+		}
+		flags = append(flags, "--config", path)
+		command.Env = append(n.Env, "SSL_CERT_FILE="+f.IssuerCAFile())
+	}
 	n.flags = append(flags, extra...)
-	p, err := n.Host.Start(ctx, lab.Command{Argv: append([]string{f.opt.Binaries.Agent}, n.flags...), Name: "agent"})
+	command.Argv = append([]string{f.opt.Binaries.Agent}, n.flags...)
+	p, err := n.Host.Start(ctx, command)
 	if err != nil {
 		return err
 	}
@@ -369,11 +397,23 @@ func describe(g *status.Generation) string {
 	return fmt.Sprintf("%d.%d of %.12s", g.Epoch, g.Serial, g.Commit)
 }
 
-// AwaitEnforced waits until every started agent enforces a commit.
+// controllers are the URLs that agents are told.
+func (f *Fleet) controllers() []string {
+	if f.Controller.Front != "" {
+		return []string{f.Controller.Front}
+	}
+	urls := []string{f.Controller.URL()}
+	for _, c := range f.Replicas {
+		urls = append(urls, c.URL())
+	}
+	return urls
+}
+
+// AwaitEnforced waits until every started agent of a node in git enforces a commit.
 func (f *Fleet) AwaitEnforced(ctx context.Context, commit string) error {
 	var errs []error
 	for _, n := range f.Nodes {
-		if n.Agent != nil && n.Agent.ExitCode() < 0 {
+		if n.Agent != nil && n.Agent.ExitCode() < 0 && len(n.Spec.Join) == 0 {
 			errs = append(errs, n.AwaitCommit(ctx, commit))
 		}
 	}

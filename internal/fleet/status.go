@@ -13,8 +13,13 @@ import (
 
 // Status asks the controller about the network over its admin socket.
 func (f *Fleet) Status(ctx context.Context) (protocol.FleetStatus, error) {
+	return f.StatusOf(ctx, f.Controller)
+}
+
+// StatusOf asks one of the replicas.
+func (f *Fleet) StatusOf(ctx context.Context, c *Controller) (protocol.FleetStatus, error) {
 	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return new(net.Dialer).DialContext(ctx, "unix", f.Controller.adminSocket())
+		return new(net.Dialer).DialContext(ctx, "unix", c.adminSocket())
 	}
 	client := &http.Client{Transport: &http.Transport{DialContext: dial, DisableKeepAlives: true}}
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://admin"+protocol.FleetPath(f.Network), nil)

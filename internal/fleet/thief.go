@@ -14,7 +14,6 @@ import (
 	"net/http/httputil"
 	"net/netip"
 	"net/url"
-	"path/filepath"
 	"strings"
 	"sync/atomic"
 )
@@ -45,7 +44,7 @@ func (f *Fleet) NewThief(ctx context.Context) (*Thief, error) {
 	if err != nil {
 		return nil, err
 	}
-	stolen, err := tls.LoadX509KeyPair(c.CAFile, filepath.Join(c.Dir, "tls.key"))
+	stolen, err := tls.LoadX509KeyPair(c.file("tls.crt"), c.file("tls.key"))
 	if err != nil {
 		return nil, err
 	}

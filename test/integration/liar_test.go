@@ -73,7 +73,7 @@ func (w *world) newLiar() *liar {
 	w.must(err)
 	pool := x509.NewCertPool()
 	pool.AppendCertsFromPEM(pem)
-	cert, err := tls.LoadX509KeyPair(c.CAFile, filepath.Join(c.Dir, "tls.key"))
+	cert, err := tls.LoadX509KeyPair(filepath.Join(c.Dir, "tls.crt"), filepath.Join(c.Dir, "tls.key"))
 	w.must(err)
 	addr := c.Host.Interfaces()[0].Addr4()
 	front := netip.AddrPortFrom(addr, 9443).String()
