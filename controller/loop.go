@@ -16,6 +16,9 @@ const (
 // repository hangs, nodes enrol and bindings end all the same. Everything else runs in turn, so that nothing but the fetch
 // can change the clone, and nothing but the loop what is accepted.
 func (n *network) follow(ctx context.Context) {
+	// Another replica may have led, and taken the branch further, since this one did.
+	n.current, n.compiled, n.judged, n.expiry, n.stuck = nil, "", "", time.Time{}, ""
+	n.batch = batch{window: n.batch.window}
 	look, turn := time.NewTimer(0), time.NewTimer(never)
 	defer look.Stop()
 	defer turn.Stop()

@@ -81,6 +81,8 @@ type Builder struct {
 	// faulty are the bindings that the commit faultyAt does not compile with.
 	faulty   map[peermap.Digest]Faulty
 	faultyAt string
+	// most is maxInputBytes, less in tests.
+	most int
 }
 
 // entry is one file of the last commit.
@@ -98,7 +100,7 @@ const maxInputBytes = 256 << 20
 func New(src Source, network string, pin peermap.Digest) *Builder {
 	return &Builder{
 		src: src, trust: verify.Trust{Network: network, Pin: pin}, parsed: map[gitsource.File]entry{},
-		incremental: compile.NewIncremental(), admitter: identity.NewAdmitter(), faulty: map[peermap.Digest]Faulty{},
+		incremental: compile.NewIncremental(), admitter: identity.NewAdmitter(), faulty: map[peermap.Digest]Faulty{}, most: maxInputBytes,
 	}
 }
 
@@ -147,8 +149,8 @@ func (b *Builder) Load(ctx context.Context, commit string, now time.Time) (l *Lo
 			}
 			e = entry{parsed: spec.Parse(file), digest: peermap.DigestOf(file.Data), size: len(file.Data)}
 		}
-		if total += e.size; total > maxInputBytes {
-			return nil, final(StageLoad, fmt.Errorf("its documents are larger than %d bytes together: %w", maxInputBytes, gitobject.ErrTooLarge))
+		if total += e.size; total > b.most {
+			return nil, final(StageLoad, fmt.Errorf("its documents are larger than %d bytes together: %w", b.most, gitobject.ErrTooLarge))
 		}
 		next[f] = e
 		parsed = append(parsed, e.parsed)
