@@ -1,6 +1,9 @@
 package spec
 
-import "strings"
+import (
+	"slices"
+	"strings"
+)
 
 // QualifiedIdentity names a user or group among those of all issuers: "<issuer>:<name>".
 func QualifiedIdentity(issuer, name string) string { return issuer + ":" + name }
@@ -19,6 +22,9 @@ func (r *Repository) IdentityNames() IdentityNames {
 	}
 	return n
 }
+
+// Equal reports whether two readers read alike.
+func (n IdentityNames) Equal(o IdentityNames) bool { return slices.Equal(n.issuers, o.issuers) }
 
 // Issuers are the names of the issuers, in order.
 func (n IdentityNames) Issuers() []string { return n.issuers }

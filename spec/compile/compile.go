@@ -57,7 +57,8 @@ type Input struct {
 	Repo *spec.Repository
 	// Files are the repository's files in any order, each path once.
 	Files []Blob
-	// Bindings are the lists of bindings (package binding) by which the repository's enrolled nodes are members, by zone.
+	// Bindings are the lists of bindings (binding.List) by which the repository's enrolled nodes are members, by zone, as
+	// identity.Admit gives both. Each must say exactly what the documents of its zone say.
 	Bindings map[string][]byte
 	Facts    Facts
 }
@@ -158,6 +159,7 @@ func (c *Incremental) Compile(in Input) (map[string]*Zone, Stats, error) {
 		if zone.Bindings = in.Bindings[name]; len(zone.Bindings) > 0 {
 			zone.BindingsDigest = peermap.DigestOf(zone.Bindings)
 		}
+		faults.add(checkBindings(src, zone.Bindings))
 		zones[name] = &zone
 	}
 	faults.add(checkHosts(sources))

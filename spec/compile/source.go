@@ -21,6 +21,8 @@ type source struct {
 	// claims are the prefixes the trust root lets this zone route; judged only if there is a trust root.
 	claims []netip.Prefix
 	judged bool
+	// names reads how policies name users and groups.
+	names spec.IdentityNames
 }
 
 // split sorts the documents of a repository by zone.
@@ -31,9 +33,10 @@ func split(repo *spec.Repository) ([]*source, error) {
 	var faults faults
 	zones := sorted(repo.Zones, func(z *spec.Document[spec.Zone]) spec.Metadata { return z.Value.Metadata })
 	sources := make([]*source, len(zones))
+	names := repo.IdentityNames()
 	byName := make(map[string]*source, len(zones))
 	for i, z := range zones {
-		src := &source{network: repo.Network.Value.Metadata.Name, doc: z}
+		src := &source{network: repo.Network.Value.Metadata.Name, doc: z, names: names}
 		if repo.TrustRoot != nil {
 			src.judged = true
 			for _, claim := range repo.TrustRoot.Value.Spec.Routes {

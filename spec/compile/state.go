@@ -21,7 +21,7 @@ type state struct {
 	policies []*spec.Document[spec.Policy]
 	routes   *policy.Routes
 	rules    *policy.Rules
-	live     int       // how many rules held as of the compile
+	live     int // how many rules held as of the compile
 	names    spec.IdentityNames
 	members  []*member // sorted by name
 	checked  *claims

@@ -51,7 +51,7 @@ func New(repo *spec.Repository, zone string) *Policy {
 		}
 	}
 	p.routes = NewRoutes(routes)
-	p.rules = NewRules(def, InZone(repo.Policies, zone), p.routes, time.Time{})
+	p.rules = NewRules(def, InZone(repo.Policies, zone), p.routes, repo.IdentityNames(), time.Time{})
 	for _, n := range docs {
 		m := &member{n.Value.Metadata.Name, p.rules.Match(SubjectOf(&n.Value)), RoutesOf(&n.Value)}
 		p.nodes[m.name] = m

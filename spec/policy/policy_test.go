@@ -135,15 +135,17 @@ func TestHalves(t *testing.T) {
 
 // TestIdentitySelectors shows the place where bindings plug in: a subject with an identity is matched by it.
 func TestIdentitySelectors(t *testing.T) {
+	network := spec.Network{Spec: spec.NetworkSpec{Issuers: []spec.Issuer{{Name: "corp"}}}}
+	names := (&spec.Repository{Network: &spec.Document[spec.Network]{Value: network}}).IdentityNames()
 	rules := NewRules(spec.DefaultDeny, []*spec.Document[spec.Policy]{{Value: spec.Policy{
 		Metadata: spec.Metadata{Name: "p", Zone: "z"},
 		Spec: spec.PolicySpec{Allow: []spec.Rule{
 			{From: []spec.Selector{{Groups: []string{"ops"}}}, To: []spec.Selector{{Users: []string{"eva"}}}}}},
-	}}}, NewRoutes(nil), time.Time{})
+	}}}, NewRoutes(nil), names, time.Time{})
 	for want, s := range map[int]Subject{
 		0: SubjectOf(&spec.Node{Metadata: spec.Metadata{Name: "eva", Labels: map[string]string{"group": "ops"}}}),
-		1: {Name: "n", Groups: []string{"ops"}},
-		2: {Name: "n", Groups: []string{"dev", "ops"}, User: "eva"},
+		1: {Name: "n", Groups: []string{"corp:ops", "ci:eva"}, User: "ci:eva"},
+		2: SubjectOf(&spec.Node{Enrolled: &spec.Enrolled{User: "corp:eva", Groups: []string{"corp:dev", "corp:ops"}}}),
 	} {
 		if got := rules.Match(s); len(got) != want {
 			t.Errorf("%+v is selected by %v, want %d terms", s, got, want)

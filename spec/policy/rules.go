@@ -19,7 +19,7 @@ import (
 const DefaultRule = "default"
 
 // Subject is what selectors look at. Groups and User come from the identity an enrolled node is bound to; a node whose
-// keys stand in git has none, so no group or user selector matches it.
+// keys stand in git has none, so no group or user selector matches it. Both are qualified: "<issuer>:<name>".
 type Subject struct {
 	Name   string
 	Labels map[string]string
@@ -29,7 +29,11 @@ type Subject struct {
 
 // SubjectOf is the subject of a Node document.
 func SubjectOf(n *spec.Node) Subject {
-	return Subject{Name: n.Metadata.Name, Labels: n.Metadata.Labels}
+	s := Subject{Name: n.Metadata.Name, Labels: n.Metadata.Labels}
+	if n.Enrolled != nil {
+		s.User, s.Groups = n.Enrolled.User, n.Enrolled.Groups
+	}
+	return s
 }
 
 // Term is one distinct union of node selectors, as it stands on a side of a rule: an index from 0 to Rules.Terms-1.
@@ -85,14 +89,15 @@ type labelTerm struct {
 	term   Term
 }
 
-// NewRules reads the policies of one zone, in any order. Rules that are void at asOf are left out, unless asOf is zero.
-func NewRules(def spec.Default, policies []*spec.Document[spec.Policy], routes *Routes, asOf time.Time) *Rules {
+// NewRules reads the policies of one zone, in any order. Names tells which issuer's users and groups they name; a name that
+// is of no issuer selects nobody. Rules that are void at asOf are left out, unless asOf is zero.
+func NewRules(def spec.Default, policies []*spec.Document[spec.Policy], routes *Routes, names spec.IdentityNames, asOf time.Time) *Rules {
 	b := &ruleBuilder{
 		Rules: Rules{
 			byNode: map[string][]Term{}, byGroup: map[string][]Term{}, byUser: map[string][]Term{},
 			byLabel: map[label][]labelTerm{},
 		},
-		routes: routes, terms: map[string]Term{}, pieces: map[Piece]int32{},
+		routes: routes, names: names, terms: map[string]Term{}, pieces: map[Piece]int32{},
 	}
 	if def == spec.DefaultMesh {
 		everyone := b.term([]spec.Selector{{Any: true}})
@@ -114,6 +119,7 @@ func NewRules(def spec.Default, policies []*spec.Document[spec.Policy], routes *
 type ruleBuilder struct {
 	Rules
 	routes *Routes
+	names  spec.IdentityNames
 	terms  map[string]Term
 	pieces map[Piece]int32
 }
@@ -172,7 +178,7 @@ func (b *ruleBuilder) piece(p Piece) int32 {
 func (b *ruleBuilder) term(sels []spec.Selector) Term {
 	named := map[string]spec.Selector{}
 	for _, s := range sels {
-		if name := selectorName(s); name != "" {
+		if name := selectorName(s, b.names); name != "" {
 			named[name] = s
 		}
 	}
@@ -195,7 +201,7 @@ func (b *ruleBuilder) term(sels []spec.Selector) Term {
 }
 
 // selectorName is a canonical name of a selector of nodes; "" for any other.
-func selectorName(s spec.Selector) string {
+func selectorName(s spec.Selector, names spec.IdentityNames) string {
 	switch {
 	case s.Any:
 		return "any"
@@ -209,11 +215,23 @@ func selectorName(s spec.Selector) string {
 		}
 		return b.String()
 	case len(s.Groups) > 0:
-		return fmt.Sprintf("groups %q", slices.Sorted(slices.Values(s.Groups)))
+		return fmt.Sprintf("groups %q", qualified(names, s.Groups))
 	case len(s.Users) > 0:
-		return fmt.Sprintf("users %q", slices.Sorted(slices.Values(s.Users)))
+		return fmt.Sprintf("users %q", qualified(names, s.Users))
 	}
 	return ""
+}
+
+// qualified gives the distinct users or groups that are meant, sorted.
+func qualified(names spec.IdentityNames, written []string) []string {
+	out := make([]string, 0, len(written))
+	for _, w := range written {
+		if q := names.Qualify(w); q != "" {
+			out = append(out, q)
+		}
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
 }
 
 // file enters a selector into the index by which Match finds it.
@@ -228,10 +246,10 @@ func (b *ruleBuilder) file(s spec.Selector, t Term) {
 		at := label{k, s.Labels[k]}
 		b.byLabel[at] = append(b.byLabel[at], labelTerm{s.Labels, t})
 	}
-	for _, g := range s.Groups {
+	for _, g := range qualified(b.names, s.Groups) {
 		b.byGroup[g] = append(b.byGroup[g], t)
 	}
-	for _, u := range s.Users {
+	for _, u := range qualified(b.names, s.Users) {
 		b.byUser[u] = append(b.byUser[u], t)
 	}
 }
