@@ -45,7 +45,7 @@ func (s *NATS) Bucket(ctx context.Context, cfg BucketConfig) (Bucket, error) {
 	if err != nil {
 		return nil, fmt.Errorf("bucket %s: %w", cfg.Name, err)
 	}
-	return &natsBucket{name: cfg.Name, kv: kv, markers: cfg.TTL == 0}, nil
+	return &natsBucket{store: s, name: cfg.Name, kv: kv, markers: cfg.TTL == 0}, nil
 }
 
 // unbounded is n, or -1 for 0.
@@ -79,6 +79,7 @@ func (s *NATS) Buckets(ctx context.Context) ([]BucketConfig, error) {
 }
 
 type natsBucket struct {
+	store   *NATS
 	name    string
 	kv      jetstream.KeyValue
 	markers bool // whether the markers of deleted keys have a life of their own
@@ -147,22 +148,29 @@ func (b *natsBucket) Update(ctx context.Context, key string, value []byte, revis
 }
 
 func (b *natsBucket) Delete(ctx context.Context, key string) error {
-	var opts []jetstream.KVDeleteOpt
-	if b.markers {
-		opts = append(opts, jetstream.PurgeTTL(markerLife))
-	}
-	err := b.kv.Purge(ctx, key, opts...)
+	err := b.kv.Purge(ctx, key, b.purge()...)
 	if errors.Is(err, jetstream.ErrKeyNotFound) {
 		return nil
 	}
 	return b.fail(key, err)
 }
 
+func (b *natsBucket) Remove(ctx context.Context, key string, revision uint64) error {
+	return b.fail(key, b.kv.Purge(ctx, key, b.purge(jetstream.LastRevision(revision))...))
+}
+
+func (b *natsBucket) purge(opts ...jetstream.KVDeleteOpt) []jetstream.KVDeleteOpt {
+	if b.markers {
+		opts = append(opts, jetstream.PurgeTTL(markerLife))
+	}
+	return opts
+}
+
 // errEnough ends the watch of Each.
 var errEnough = errors.New("enough")
 
 func (b *natsBucket) Each(ctx context.Context, prefix string, f func(string, []byte) error) error {
-	err := b.follow(ctx, prefix, func(c Change) error {
+	err := b.follow(ctx, prefix, nil, func(c Change) error {
 		if c.Key == "" {
 			return errEnough
 		}
@@ -174,26 +182,57 @@ func (b *natsBucket) Each(ctx context.Context, prefix string, f func(string, []b
 	return err
 }
 
+// errReconnected ends one consumer of Watch, retryWatch is the pause before the next if that cannot be made.
+var errReconnected = errors.New("reconnected")
+
+const retryWatch = 250 * time.Millisecond
+
+// Watch begins anew after every reconnect, for the client notices only after a while that the servers forgot its consumer.
+// It does not tell anything twice.
 func (b *natsBucket) Watch(ctx context.Context, prefix string, f func(Change)) error {
-	ready := false
-	return b.follow(ctx, prefix, func(c Change) error {
-		ready = ready || c.Key == ""
+	ready, last := false, uint64(0)
+	tell := func(c Change) error {
+		switch {
+		case c.Key == "" && ready, c.Key != "" && c.Revision <= last:
+			return nil
+		case c.Key == "":
+			ready = true
+		default:
+			last = c.Revision
+		}
 		if ready || !c.Deleted { // what is gone already is no news at the start
 			f(c)
 		}
 		return nil
-	})
+	}
+	err := b.follow(ctx, prefix, b.store.nextReconnect(), tell)
+	for errors.Is(err, errReconnected) {
+		again := b.store.nextReconnect()
+		err = b.follow(ctx, prefix, again, tell)
+		for errors.Is(err, errNoConsumer) && ctx.Err() == nil && !b.store.conn.IsClosed() {
+			select {
+			case <-ctx.Done():
+			case <-time.After(retryWatch):
+			}
+			again = b.store.nextReconnect()
+			err = b.follow(ctx, prefix, again, tell)
+		}
+	}
+	return err
 }
 
-// follow tells f what there is, a Change without a key, and what changes, until f fails.
-func (b *natsBucket) follow(ctx context.Context, prefix string, f func(Change) error, opts ...jetstream.WatchOpt) error {
+// errNoConsumer says that a watch could not begin.
+var errNoConsumer = errors.New("cannot be watched")
+
+// follow tells f what there is, a Change without a key, and what changes, until f fails or the channel is closed.
+func (b *natsBucket) follow(ctx context.Context, prefix string, until <-chan struct{}, f func(Change) error, opts ...jetstream.WatchOpt) error {
 	pattern := ">"
 	if prefix != "" {
 		pattern = prefix + ".>"
 	}
 	w, err := b.kv.Watch(ctx, pattern, opts...)
 	if err != nil {
-		return b.fail(prefix, err)
+		return b.fail(prefix, fmt.Errorf("%w: %w", errNoConsumer, err))
 	}
 	defer func() {
 		_ = w.Stop() // the server forgets the consumer by itself
@@ -206,6 +245,8 @@ func (b *natsBucket) follow(ctx context.Context, prefix string, f func(Change) e
 		select {
 		case <-ctx.Done():
 			return b.fail(prefix, ctx.Err())
+		case <-until:
+			return errReconnected
 		case e, ok := <-w.Updates():
 			if !ok {
 				return b.fail(prefix, ErrWatchEnded)

@@ -179,12 +179,28 @@ func (b *memoryBucket) Delete(ctx context.Context, key string) error {
 	if err := b.lock(ctx); err != nil {
 		return err
 	}
+	b.remove(key)
+	return nil
+}
+
+func (b *memoryBucket) Remove(ctx context.Context, key string, revision uint64) error {
+	defer b.store.mu.Unlock()
+	if err := b.lock(ctx); err != nil {
+		return err
+	}
+	if v, ok := b.values[key]; !ok || v.revision != revision {
+		return fmt.Errorf("%s/%s: %w", b.cfg.Name, key, ErrConflict)
+	}
+	b.remove(key)
+	return nil
+}
+
+func (b *memoryBucket) remove(key string) {
 	if _, ok := b.values[key]; ok {
 		delete(b.values, key)
 		b.last++
 		b.tell(Change{Key: key, Revision: b.last, Deleted: true})
 	}
-	return nil
 }
 
 func (b *memoryBucket) Each(ctx context.Context, prefix string, f func(string, []byte) error) error {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"sync"
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
@@ -28,6 +29,9 @@ type NATS struct {
 	conn     *nats.Conn
 	js       jetstream.JetStream
 	replicas int
+
+	mu          sync.Mutex
+	reconnected chan struct{} // closed at the next reconnect
 }
 
 // Options say where JetStream is.
@@ -43,16 +47,21 @@ type Options struct {
 
 // OpenNATS starts or reaches JetStream. The embedded server listens nowhere: it is reached through memory.
 func OpenNATS(ctx context.Context, o Options) (*NATS, error) {
-	s := &NATS{replicas: max(o.Replicas, 1)}
+	s := &NATS{replicas: max(o.Replicas, 1), reconnected: make(chan struct{})}
 	opts := []nats.Option{
 		nats.Name("apex-controller"), nats.MaxReconnects(-1), nats.ReconnectWait(time.Second), nats.Timeout(startTimeout),
+		// A write that cannot be sent fails at once: sent later, it would come as a surprise.
+		nats.ReconnectBufSize(-1),
 		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { o.Logger.Warn("jetstream", "error", err) }),
 		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
 			if err != nil {
 				o.Logger.Warn("jetstream disconnected", "error", err)
 			}
 		}),
-		nats.ReconnectHandler(func(*nats.Conn) { o.Logger.Info("jetstream reconnected") }),
+		nats.ReconnectHandler(func(*nats.Conn) {
+			o.Logger.Info("jetstream reconnected")
+			s.announceReconnect()
+		}),
 	}
 	url := o.URL
 	if url == "" {
@@ -103,6 +112,20 @@ func (s *NATS) connect(ctx context.Context, url string, opts []nats.Option) erro
 		return fmt.Errorf("jetstream at %q: %w (is JetStream enabled for this account?)", url, err)
 	}
 	return nil
+}
+
+// nextReconnect gives a channel that is closed at the next reconnect.
+func (s *NATS) nextReconnect() <-chan struct{} {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.reconnected
+}
+
+func (s *NATS) announceReconnect() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	close(s.reconnected)
+	s.reconnected = make(chan struct{})
 }
 
 // Conn is the connection, for what replicas say to each other besides what they store.

@@ -47,8 +47,14 @@ func exerciseRevisions(t *testing.T, s store.Store) {
 	if v, r, err := b.GetRevision(ctx, "a"); err != nil || string(v) != "2" || r != second {
 		t.Fatalf("get: %q at %d, %v", v, r, err)
 	}
-	if err := b.Delete(ctx, "a"); err != nil {
+	if err := b.Remove(ctx, "a", first); !errors.Is(err, store.ErrConflict) {
+		t.Fatalf("remove at an old revision: %v", err)
+	}
+	if err := b.Remove(ctx, "a", second); err != nil {
 		t.Fatal(err)
+	}
+	if err := b.Remove(ctx, "a", second); !errors.Is(err, store.ErrConflict) {
+		t.Fatalf("remove of a deleted key: %v", err)
 	}
 	if _, err := b.Update(ctx, "a", []byte("x"), second); !errors.Is(err, store.ErrConflict) {
 		t.Fatalf("update of a deleted key: %v", err)

@@ -20,7 +20,7 @@ var (
 	ErrNotFound = errors.New("key not found")
 	// ErrExists says that Create found the key taken.
 	ErrExists = errors.New("key exists")
-	// ErrConflict says that Update found another revision than the caller's: somebody else wrote in between.
+	// ErrConflict says that Update or Remove found another revision than the caller's: somebody else wrote in between.
 	ErrConflict = errors.New("key was changed by somebody else")
 	// ErrWatchEnded says that a watch can tell no more: the store was closed, or the bucket is gone.
 	ErrWatchEnded = errors.New("watch ended")
@@ -70,6 +70,8 @@ type Bucket interface {
 	Update(ctx context.Context, key string, value []byte, revision uint64) (uint64, error)
 	// Delete is no error if there is no such key.
 	Delete(ctx context.Context, key string) error
+	// Remove deletes only if the key's revision is still this one. Fails with ErrConflict.
+	Remove(ctx context.Context, key string, revision uint64) error
 	// Each calls f for every key below prefix ("a.b" is below "a"; "" is above all), in no order, until f fails.
 	Each(ctx context.Context, prefix string, f func(key string, value []byte) error) error
 	// Watch tells f every value below prefix that there is, then one Change without a key, then every change until ctx ends
