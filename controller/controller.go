@@ -27,6 +27,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
 	"github.com/apex-network/apex/controller/build"
+	"github.com/apex-network/apex/controller/cluster"
 	"github.com/apex-network/apex/controller/config"
 	"github.com/apex-network/apex/controller/gitsource"
 	"github.com/apex-network/apex/controller/serve"
@@ -49,22 +50,30 @@ type Options struct {
 	Now        func() time.Time
 	OpenSource OpenSource
 	Store      store.Store
+	// Bindings replaces the service that enrols nodes. It gives where a network's bindings come from, and what they rest on;
+	// changed is to be called, and does not wait, when the list is another one.
+	Bindings func(network string, changed func()) (build.Bindings, serve.Records)
+	// Bus makes the controller one of several replicas over a given Store; LeaseTimes are theirs. With nats.url in the
+	// configuration, the bus goes over NATS.
+	Bus        cluster.Bus
+	LeaseTimes cluster.Times
 	// Ready, if set, is called once everything listens.
 	Ready func(Addresses)
 }
 
 // Controller serves any number of networks.
 type Controller struct {
-	cfg     *config.Config
-	opts    Options
-	log     *slog.Logger
-	now     func() time.Time
-	open    OpenSource
-	store   store.Store
-	server  *serve.Server
-	metrics *metrics
-	gather  *prometheus.Registry
-	tls     *certificate
+	cfg      *config.Config
+	opts     Options
+	log      *slog.Logger
+	now      func() time.Time
+	open     OpenSource
+	store    store.Store
+	replicas *replicas // nil: this controller is alone
+	server   *serve.Server
+	metrics  *metrics
+	gather   *prometheus.Registry
+	tls      *certificate
 
 	mu       sync.RWMutex
 	networks map[string]*running
@@ -95,7 +104,7 @@ func New(cfg *config.Config, opts Options) (*Controller, error) {
 	c.metrics = newMetrics(c.gather)
 	var err error
 	c.server, err = serve.New(serve.Options{
-		Version: opts.Version, Requests: cfg.Limits.Requests, Now: c.now, Logger: c.log, Metrics: serve.NewMetrics(c.gather),
+		Version: opts.Version, Requests: cfg.Limits.Requests, Notice: c.storeNotice, Now: c.now, Logger: c.log, Metrics: serve.NewMetrics(c.gather),
 	})
 	if err != nil {
 		return nil, err
@@ -137,6 +146,9 @@ func (c *Controller) Run(ctx context.Context) (err error) {
 		c.store = s
 		defer func() { err = errors.Join(err, s.Close()) }()
 	}
+	if err := c.openCluster(); err != nil {
+		return err
+	}
 	if c.tls, err = openCertificate(c.cfg, c.now(), c.log); err != nil {
 		return err
 	}
@@ -150,6 +162,11 @@ func (c *Controller) Run(ctx context.Context) (err error) {
 	if started := c.reconcile(loops, c.cfg.Networks); started == 0 {
 		return errors.Join(errors.New("no network could be started; see the log"), listeners.close())
 	}
+	silence, err := c.listenCluster()
+	if err != nil {
+		return errors.Join(err, listeners.close())
+	}
+	defer silence()
 	serving := listeners.serve(c)
 	if c.opts.Ready != nil {
 		c.opts.Ready(listeners.addresses)
@@ -240,7 +257,7 @@ func (c *Controller) register(ctx context.Context, n *network) error {
 		return err
 	}
 	return c.server.Set(ctx, serve.Network{
-		Name: n.cfg.Name, Publisher: n.publisher, Control: n, Roots: n.roots, Nonces: nonces, Status: status,
+		Name: n.cfg.Name, Publisher: n.publisher, Control: n, Roots: n.roots, Records: n.records, Nonces: nonces, Status: status,
 		WebhookSecret: n.secret, Apply: *n.cfg.Apply, Done: ctx.Done(),
 	})
 }

@@ -184,6 +184,12 @@ networks:
 // start runs a controller until the test ends or stop is called.
 func (w *world) start() {
 	w.t.Helper()
+	w.startAs(func(*config.Config, *controller.Options) {})
+}
+
+// startAs is start with changes.
+func (w *world) startAs(change func(*config.Config, *controller.Options)) {
+	w.t.Helper()
 	cfg, err := config.Load(w.config)
 	if err != nil {
 		w.t.Fatal(err)
@@ -193,10 +199,12 @@ func (w *world) start() {
 		log = slog.New(slog.DiscardHandler)
 	}
 	ready := make(chan controller.Addresses, 1)
-	c, err := controller.New(cfg, controller.Options{
+	options := controller.Options{
 		Path: w.config, Version: "test", Logger: log, Now: w.clock.Now, Store: w.store,
 		Ready: func(a controller.Addresses) { ready <- a },
-	})
+	}
+	change(cfg, &options)
+	c, err := controller.New(cfg, options)
 	if err != nil {
 		w.t.Fatal(err)
 	}

@@ -126,7 +126,7 @@ func (l *listeners) serve(c *Controller) <-chan error {
 			}
 		}()
 	}
-	run(l.api, c.server.Handler(), 0) // the server gives bodies their time, and a watch outlives any
+	run(l.api, c.handler(), 0) // the server gives bodies their time, and a watch outlives any
 	for _, e := range l.others {
 		run(e.listener, e.handler, headerTimeout)
 	}

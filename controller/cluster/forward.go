@@ -70,7 +70,18 @@ type answer struct {
 	Body   []byte
 }
 
-func subject(replica string) string { return "apex.replica." + replica + ".http" }
+func subject(replica string) string     { return "apex.replica." + replica + ".http" }
+func pokeSubject(replica string) string { return "apex.replica." + replica + ".poke" }
+
+// Poke asks the leader of a network to look at its repository soon.
+func (f *Forwarder) Poke(ctx context.Context, network string) error {
+	who, _ := f.leader(network)
+	if who.ID == "" {
+		return ErrNobody
+	}
+	_, err := f.bus.Ask(ctx, pokeSubject(who.ID), []byte(network), 0)
+	return err
+}
 
 // Handler forwards what needs the leader and gives the rest, and everything while this replica leads, to local.
 func (f *Forwarder) Handler(local http.Handler) http.Handler {
@@ -89,8 +100,9 @@ func (f *Forwarder) Handler(local http.Handler) http.Handler {
 	return mux
 }
 
-// Listen answers what other replicas forward, by handler, until the returned function is called.
-func (f *Forwarder) Listen(handler http.Handler) (stop func(), err error) {
+// Listen answers what other replicas forward, by handler, and calls poke with the network of a Poke, until the returned
+// function is called.
+func (f *Forwarder) Listen(handler http.Handler, poke func(network string)) (stop func(), err error) {
 	leading := http.NewServeMux()
 	for _, pattern := range forwarded {
 		leading.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
@@ -101,9 +113,21 @@ func (f *Forwarder) Listen(handler http.Handler) (stop func(), err error) {
 			handler.ServeHTTP(w, r)
 		})
 	}
-	return f.bus.Listen(subject(f.me.ID), func(ctx context.Context, data []byte) []byte {
+	stopHTTP, err := f.bus.Listen(subject(f.me.ID), func(ctx context.Context, data []byte) []byte {
 		return serve(ctx, leading, data)
 	})
+	if err != nil {
+		return nil, err
+	}
+	stopPoke, err := f.bus.Listen(pokeSubject(f.me.ID), func(_ context.Context, data []byte) []byte {
+		poke(string(data))
+		return nil
+	})
+	if err != nil {
+		stopHTTP()
+		return nil, err
+	}
+	return func() { stopPoke(); stopHTTP() }, nil
 }
 
 func noLeader() *protocol.Problem {

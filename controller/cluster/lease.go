@@ -157,14 +157,19 @@ func (l *Lease) Run(ctx context.Context, lead func(ctx context.Context, term uin
 	var watching sync.WaitGroup
 	defer watching.Wait()
 	watching.Go(func() { l.watch(ctx) })
+	problem := "" // logged last
 	for {
 		wait := l.untilFree()
 		if wait <= 0 {
 			h, err := l.take(ctx)
-			if err == nil {
+			switch {
+			case err == nil:
 				l.hold(ctx, h, lead)
-			}
-			if err != nil && ctx.Err() == nil && !errors.Is(err, store.ErrConflict) {
+				problem = ""
+			case errors.Is(err, store.ErrConflict):
+				l.refresh(ctx)
+			case ctx.Err() == nil && problem != err.Error():
+				problem = err.Error()
 				l.log.Warn("leadership not taken", "error", err)
 			}
 			wait = l.times.Renew // after a leadership too: it is somebody else's turn
@@ -221,6 +226,16 @@ func (l *Lease) note(c store.Change) {
 	select {
 	case l.look <- struct{}{}:
 	default:
+	}
+}
+
+// refresh reads the record, which the watch has not told yet.
+func (l *Lease) refresh(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, l.times.StepDown)
+	defer cancel()
+	value, revision, err := l.bucket.GetRevision(ctx, l.key())
+	if err == nil {
+		l.note(store.Change{Key: l.key(), Value: value, Revision: revision})
 	}
 }
 

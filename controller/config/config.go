@@ -63,6 +63,8 @@ type NATS struct {
 	CredentialsFile string `yaml:"credentialsFile,omitempty"`
 	// Replicas of each bucket on an external cluster. Default 1.
 	Replicas int `yaml:"replicas,omitempty" apex:"min=1,max=5"`
+	// Replica is the name of this controller among those that share an external cluster, for people. Default: the host's.
+	Replica string `yaml:"replica,omitempty"`
 }
 
 // Log says how the controller speaks. Level is reloadable.
@@ -256,8 +258,8 @@ func (c *checker) run(cfg *Config) {
 	case files && (cfg.TLS.CertFile == "" || cfg.TLS.KeyFile == ""):
 		c.fail("tls", "set both certFile and keyFile", "half a certificate")
 	}
-	if cfg.NATS.URL == "" && (cfg.NATS.CredentialsFile != "" || cfg.NATS.Replicas > 1) {
-		c.fail("nats", "set nats.url, or remove the other fields", "credentials and replicas are for an external cluster")
+	if cfg.NATS.URL == "" && (cfg.NATS.CredentialsFile != "" || cfg.NATS.Replicas > 1 || cfg.NATS.Replica != "") {
+		c.fail("nats", "set nats.url, or remove the other fields", "credentials, replicas and a replica's name are for an external cluster")
 	}
 	seen := map[string]bool{}
 	for i, n := range cfg.Networks {

@@ -85,6 +85,7 @@ func (s *Server) Fleet(name string) (protocol.FleetStatus, bool) {
 	}
 	f := protocol.FleetStatus{Network: name, Controller: s.opts.Version, Now: s.opts.Now().UTC(), RootVersion: n.rootVersion(), Zones: []protocol.ZoneStatus{}}
 	n.Control.Describe(&f)
+	f.Store = s.opts.Notice()
 	for _, z := range n.Publisher.Zones() {
 		snap, state := z.Look()
 		if snap == nil && state.Pending == nil && state.Problem == nil {

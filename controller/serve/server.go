@@ -20,6 +20,7 @@ import (
 
 	"github.com/apex-network/apex/controller/publish"
 	"github.com/apex-network/apex/controller/store"
+	"github.com/apex-network/apex/controller/tokens"
 	"github.com/apex-network/apex/internal/protocol"
 	"github.com/apex-network/apex/signer"
 	"github.com/apex-network/apex/spec/peermap"
@@ -46,6 +47,10 @@ type Network struct {
 	// Nonces is the bucket of NonceBucket, Status that of StatusBucket.
 	Nonces store.Bucket
 	Status store.Bucket
+	// Verifier verifies the ID tokens of appliers, Tokens is the bucket that remembers used tokens (package enrol has it);
+	// without both, identities cannot apply.
+	Verifier tokens.Verifier
+	Tokens   store.Bucket
 	// WebhookSecret is empty if webhooks are off; Apply is whether appliers may apply.
 	WebhookSecret []byte
 	Apply         bool
@@ -75,9 +80,11 @@ type Options struct {
 	Version string
 	// Requests is the most requests worked on at once, watches apart; 0 means 256.
 	Requests int
-	Now      func() time.Time
-	Logger   *slog.Logger
-	Metrics  *Metrics
+	// Notice says why the store cannot be reached, "" if it can: readiness and status tell it, and serving goes on.
+	Notice  func() string
+	Now     func() time.Time
+	Logger  *slog.Logger
+	Metrics *Metrics
 	// Heartbeat, WriteTimeout and BodyTimeout (how long a client may take to send a body) have defaults; tests shorten them.
 	Heartbeat    time.Duration
 	WriteTimeout time.Duration
@@ -112,6 +119,9 @@ func New(o Options) (*Server, error) {
 	}
 	if o.BodyTimeout <= 0 {
 		o.BodyTimeout = 10 * time.Second
+	}
+	if o.Notice == nil {
+		o.Notice = func() string { return "" }
 	}
 	nobody, err := signer.GenerateKey(rand.Reader)
 	if err != nil {
@@ -336,6 +346,11 @@ func (s *Server) readyz(w http.ResponseWriter, _ *http.Request) {
 			writeText(w, http.StatusServiceUnavailable, "a network has nothing published yet\n")
 			return
 		}
+	}
+	if notice := s.opts.Notice(); notice != "" {
+		// Whoever takes replicas out that are not ready must not take out all of them because of this.
+		writeText(w, http.StatusOK, "ok, but nothing new can be published: "+notice+"\n")
+		return
 	}
 	writeText(w, http.StatusOK, "ok\n")
 }

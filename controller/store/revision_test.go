@@ -142,6 +142,21 @@ func (h *heard) await(t *testing.T, want string) {
 	}
 }
 
+// settled waits until lists tell what was written: a replicated store may be a moment behind, on each of its servers.
+func settled(t *testing.T, b store.Bucket) {
+	deadline := time.Now().Add(20 * time.Second)
+	for good := 0; good < 10 && time.Now().Before(deadline); good++ {
+		if err := b.Each(t.Context(), "n", func(key string, _ []byte) error {
+			if key == "n.gone" {
+				good = 0
+			}
+			return nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 func exerciseWatch(t *testing.T, s store.Store) {
 	b := bucket(t, s, store.BucketConfig{Name: "watched"})
 	put := func(key, value string) {
@@ -155,6 +170,7 @@ func exerciseWatch(t *testing.T, s store.Store) {
 	if err := b.Delete(t.Context(), "n.gone"); err != nil {
 		t.Fatal(err)
 	}
+	settled(t, b)
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	h := &heard{}

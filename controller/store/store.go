@@ -2,8 +2,10 @@
 // publish to each other) in named folders of blobs. Agent status, request nonces, bindings and the serials already used
 // live here. Together with git it is all there is to back up.
 //
-// It promises that a write which returned is seen by every later read, whichever replica asks; that of several writers who
+// It promises that a write which returned is seen by every later Get, whichever replica asks; that of several writers who
 // compare and set one succeeds; and that whoever watches is told the last state of every key, in the order of the writes.
+// Lists and watches of a replicated store may begin a moment behind: whoever must not miss anything writes a key of its own
+// and waits until its watch tells it.
 //
 // The one durable implementation is NATS JetStream, embedded in the process without a listener or reached by URL, the same
 // code either way. Memory is its twin for tests.

@@ -1,0 +1,268 @@
+package controller_test
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/apex-network/apex/controller"
+	"github.com/apex-network/apex/controller/cluster"
+	"github.com/apex-network/apex/controller/config"
+	"github.com/apex-network/apex/controller/store"
+	"github.com/apex-network/apex/internal/natstest"
+	"github.com/apex-network/apex/internal/protocol"
+)
+
+// fast are the times of a lease in tests.
+func fast() cluster.Times {
+	return cluster.Times{Renew: 50 * time.Millisecond, StepDown: 300 * time.Millisecond, TTL: 450 * time.Millisecond}
+}
+
+// replicas are those of a world's controller. Each is a world of its own, as far as talking to it goes.
+type replicas struct {
+	*world
+	bus  cluster.Bus
+	open func() store.Store
+	all  []*world
+}
+
+// memoryReplicas share a store and a bus within the process.
+func memoryReplicas(t *testing.T, n int) *replicas {
+	w := newWorld(t)
+	r := &replicas{world: w, bus: cluster.NewMemory(), open: func() store.Store { return w.store }}
+	for i := range n {
+		r.begin(i)
+	}
+	return r
+}
+
+// begin starts replica i with a folder and, over NATS, a connection of its own.
+func (r *replicas) begin(i int) *world {
+	w := *r.world
+	w.dir = filepath.Join(r.world.dir, fmt.Sprint("replica", i))
+	w.startAs(func(cfg *config.Config, o *controller.Options) {
+		cfg.Storage, cfg.Listen.Admin, cfg.NATS.Replica = filepath.Join(w.dir, "state"), filepath.Join(w.dir, "admin.sock"), fmt.Sprint("r", i)
+		o.Path, o.Store, o.Bus, o.LeaseTimes = "", r.open(), r.bus, fast()
+	})
+	for len(r.all) <= i {
+		r.all = append(r.all, nil)
+	}
+	r.all[i] = &w
+	return &w
+}
+
+// leader waits until exactly one of the running replicas is named leader by all of them, and gives it with one of the others.
+func (r *replicas) leader() (leader, follower *world) {
+	r.t.Helper()
+	deadline := time.Now().Add(30 * time.Second)
+	for time.Now().Before(deadline) {
+		names := map[string]int{}
+		running := 0
+		for _, w := range r.all {
+			if w == nil {
+				continue
+			}
+			running++
+			if f, err := w.tryFleet(); err == nil {
+				names[f.Leader]++
+			}
+		}
+		for name, n := range names {
+			for i, w := range r.all {
+				if n == running && w != nil && name == fmt.Sprint("r", i) {
+					leader = w
+				} else if w != nil {
+					follower = w
+				}
+			}
+			if leader != nil {
+				return leader, follower
+			}
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+	r.t.Fatal("no leader within 30 s")
+	return nil, nil
+}
+
+// same demands that all running replicas serve the same manifest and view of the commit to node a.
+func (r *replicas) same(commit string) protocol.Published {
+	r.t.Helper()
+	var first protocol.Published
+	var manifest, view []byte
+	for _, w := range r.all {
+		if w == nil {
+			continue
+		}
+		p := w.published("prod", commit)
+		m, v := w.get("a", protocol.ManifestPath(w.name, "prod", p.Manifest)), w.get("a", protocol.ViewPath(w.name, "prod", "a"))
+		if manifest == nil {
+			first, manifest, view = p, m, v
+		} else if !bytes.Equal(m, manifest) || !bytes.Equal(v, view) || p.Serial != first.Serial {
+			r.t.Fatalf("replicas serve different bytes: serial %d and %d", p.Serial, first.Serial)
+		}
+	}
+	return first
+}
+
+func TestReplicasServeTheSameBytes(t *testing.T) {
+	r := memoryReplicas(t, 3)
+	r.same(r.repo.Head())
+	leader, follower := r.leader()
+
+	// An apply reaches the leader through any replica.
+	r.node("prod", "d", "10.1.0.4")
+	commit := r.push("Add d")
+	follower.mustApply(commit)
+	r.same(commit)
+
+	// An agent that changes the replica goes on where it was.
+	a := leader.agent("prod", "a")
+	s := a.open()
+	if m := a.take(s.next(t)); peerNames(m) != "b c d" {
+		t.Fatalf("a sees %s", peerNames(m))
+	}
+	s.close()
+	a.w = follower
+	s = a.open()
+	if msg := s.next(t); msg.Timestamp == nil {
+		t.Fatalf("another replica sent more than a timestamp: %+v", msg)
+	}
+	r.node("prod", "e", "10.1.0.5")
+	commit = r.push("Add e")
+	leader.mustApply(commit)
+	if m := a.take(s.next(t)); peerNames(m) != "b c d e" {
+		t.Fatalf("a sees %s", peerNames(m))
+	}
+	s.close()
+	r.same(commit)
+}
+
+func TestFollowersForwardWhatNeedsTheLeader(t *testing.T) {
+	r := memoryReplicas(t, 2)
+	commit := r.repo.Head()
+	r.same(commit)
+	leader, follower := r.leader()
+	if resp, body := follower.apply(strings.Repeat("0", 40)); resp.StatusCode != http.StatusConflict {
+		t.Fatalf("apply of an unknown commit through a follower: %d %s", resp.StatusCode, body)
+	}
+	// A follower does not answer by itself once nobody leads.
+	leader.stop()
+	resp, body := follower.apply(commit)
+	for resp.StatusCode == http.StatusServiceUnavailable { // until it has taken over
+		time.Sleep(5 * time.Millisecond)
+		resp, body = follower.apply(commit)
+	}
+	if resp.StatusCode != http.StatusOK {
+		t.Fatalf("apply after the takeover: %d %s", resp.StatusCode, body)
+	}
+}
+
+func TestAnotherReplicaTakesOver(t *testing.T) {
+	r := memoryReplicas(t, 2)
+	before := r.same(r.repo.Head())
+	leader, follower := r.leader()
+	for i, w := range r.all {
+		if w == leader {
+			r.all[i] = nil
+		}
+	}
+	leader.stop()
+	r.node("prod", "d", "10.1.0.4")
+	commit := r.push("Add d")
+	if now, _ := r.leader(); now != follower {
+		t.Fatal("the stopped one still leads")
+	}
+	follower.mustApply(commit)
+	after := follower.published("prod", commit)
+	if after.Epoch != before.Epoch || after.Serial <= before.Serial {
+		t.Fatalf("serial %d-%d after %d-%d", after.Epoch, after.Serial, before.Epoch, before.Serial)
+	}
+}
+
+// natsReplicas share a real cluster of NATS servers.
+func natsReplicas(t *testing.T, servers, n int) (*replicas, *natstest.Cluster) {
+	w := newWorld(t)
+	c := natstest.Start(t, servers)
+	r := &replicas{world: w}
+	for i := range n {
+		s := openStore(t, c, servers)
+		r.open = func() store.Store { return s }
+		r.bus = cluster.NewBus(s.Conn())
+		r.begin(i)
+	}
+	return r, c
+}
+
+func openStore(t *testing.T, c *natstest.Cluster, copies int) *store.NATS {
+	t.Helper()
+	s, err := store.OpenNATS(context.Background(), store.Options{URL: c.URL(), Replicas: copies, Logger: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = s.Close() })
+	return s
+}
+
+func TestReplicasOverNATSFailStatic(t *testing.T) {
+	r, c := natsReplicas(t, 3, 2)
+	first := r.repo.Head()
+	r.same(first)
+	leader, follower := r.leader()
+
+	c.StopAll()
+	for _, w := range []*world{leader, follower} {
+		w.await("notice of the store", func(f protocol.FleetStatus) bool { return f.Store != "" })
+		w.get("a", protocol.ViewPath(w.name, "prod", "a"))
+		if text := w.ready(); !strings.Contains(text, "nothing new") {
+			t.Errorf("readyz says %q", text)
+		}
+	}
+	r.node("prod", "d", "10.1.0.4")
+	commit := r.push("Add d")
+	if resp, _ := follower.apply(commit); resp.StatusCode == http.StatusOK {
+		t.Fatal("a commit was applied without the store")
+	}
+	for _, w := range []*world{leader, follower} {
+		if z := zoneOf(w.fleet(), "prod"); z.Current.Commit != first {
+			t.Fatalf("published %s without the store", z.Current.Commit)
+		}
+	}
+
+	c.ResumeAll()
+	r.leader()
+	deadline := time.Now().Add(30 * time.Second)
+	for {
+		resp, body := follower.apply(commit)
+		if resp.StatusCode == http.StatusOK {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("apply once the store is back: %d %s", resp.StatusCode, body)
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	r.same(commit)
+}
+
+// ready asks /readyz.
+func (w *world) ready() string {
+	w.t.Helper()
+	resp, err := http.Get("http://" + w.addr.Metrics + "/readyz")
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return string(text)
+}
