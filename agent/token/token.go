@@ -25,8 +25,13 @@ type Need struct {
 	Commitment string
 }
 
-// BoundAudience is the audience of a token whose workload may choose it.
-func (n Need) BoundAudience() string { return n.Audience + ":" + n.Commitment }
+// BoundAudience is the audience of a token whose workload may choose it; without a commitment, the plain one.
+func (n Need) BoundAudience() string {
+	if n.Commitment == "" {
+		return n.Audience
+	}
+	return n.Audience + ":" + n.Commitment
+}
 
 // Source gives a token when asked. Each call may give another one.
 type Source interface {

@@ -20,6 +20,7 @@ const rolloutPoll = 500 * time.Millisecond
 
 func newApply(s cli.Streams) *cobra.Command {
 	var f remoteFlags
+	var id idTokenFlags
 	var pin string
 	var wait bool
 	var timeout time.Duration
@@ -30,29 +31,35 @@ func newApply(s cli.Streams) *cobra.Command {
 and take exactly that commit instead of waiting for its next poll. It sends no content: push first. --wait follows the
 rollout until every connected node enforces the commit.
 
+You prove who you are with an SSH key that the trust root names as applier. A CI job shows the ID token of its CI system
+instead, which the trust root admits by its claims: then no key is stored anywhere (docs/ci.md).
+
 Exit codes: 0 taken (with --wait: enforced), 3 the controller refused the commit, 4 a signature or key is not accepted,
 6 not everywhere in time, 7 a host rolled it back.`,
-		Example: "  git push && apex apply --controller https://apex.example.com --key ~/.ssh/id_ed25519 --wait",
-		Args:    cobra.MaximumNArgs(1),
+		Example: "  git push && apex apply --controller https://apex.example.com --key ~/.ssh/id_ed25519 --wait\n" +
+			"  apex apply --controller https://apex.example.com --github --wait\n" +
+			"  apex apply --controller https://apex.example.com --id-token-env APEX_ID_TOKEN --wait",
+		Args: cobra.MaximumNArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			ctx, cancel := context.WithTimeout(c.Context(), timeout)
 			defer cancel()
-			return apply(ctx, s, folderArg(args, 0), pin, f, wait)
+			return apply(ctx, s, folderArg(args, 0), pin, f, id, wait)
 		},
 	}
 	f.register(c)
+	id.register(c)
 	c.Flags().StringVar(&pin, "pin", "", "digest of the first trust root, hex (default: the one in the clone)")
 	c.Flags().BoolVar(&wait, "wait", false, "follow the rollout until every connected node enforces the commit")
 	c.Flags().DurationVar(&timeout, "timeout", 2*time.Minute, "how long to wait for the controller and the rollout")
 	return c
 }
 
-func apply(ctx context.Context, s cli.Streams, dir, pin string, f remoteFlags, wait bool) error {
+func apply(ctx context.Context, s cli.Streams, dir, pin string, f remoteFlags, id idTokenFlags, wait bool) error {
 	network, commit, err := verifiedHead(ctx, dir, pin)
 	if err != nil {
 		return err
 	}
-	r, done, err := f.open(s, network)
+	r, done, err := openApplier(s, f, id, network)
 	if err != nil {
 		return err
 	}
@@ -73,6 +80,19 @@ func apply(ctx context.Context, s cli.Streams, dir, pin string, f remoteFlags, w
 		return nil
 	}
 	return follow(ctx, s, r, commit)
+}
+
+// openApplier gives a client with the key or the ID token that was named.
+func openApplier(s cli.Streams, f remoteFlags, id idTokenFlags, network string) (*client.Client, func(), error) {
+	source, err := id.source(s)
+	if err != nil {
+		return nil, nil, err
+	}
+	if source == nil {
+		return f.open(s, network)
+	}
+	r, err := f.openWithToken(network, source)
+	return r, func() {}, err
 }
 
 // verifiedHead judges HEAD of a clone and gives it with the network's name.

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"os"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -14,6 +13,7 @@ import (
 
 	"github.com/apex-network/apex/agent/control"
 	"github.com/apex-network/apex/agent/status"
+	"github.com/apex-network/apex/agent/token"
 	"github.com/apex-network/apex/internal/cli"
 	"github.com/apex-network/apex/internal/login"
 	"github.com/apex-network/apex/internal/oidcclient"
@@ -31,6 +31,7 @@ type joinFlags struct {
 	routes                    []string
 	relay                     bool
 	request, again, wait      bool
+	github                    bool
 }
 
 func newJoin(s cli.Streams) *cobra.Command {
@@ -57,6 +58,7 @@ Exit codes: 0 bound, or waiting for a maintainer; 4 the token or the identity is
 	c.Flags().StringVar(&f.socket, "socket", status.DefaultSocket, "the agent's socket")
 	c.Flags().StringVar(&f.tokenFile, "token-file", "", "file with an ID token; - reads standard input")
 	c.Flags().StringVar(&f.tokenEnv, "token-env", "", "environment variable with an ID token")
+	c.Flags().BoolVar(&f.github, "github", false, "ask GitHub Actions for an ID token, in a job that may have one (permissions: id-token: write)")
 	c.Flags().StringVar(&f.file, "login", "", "file that apex login wrote; - reads standard input")
 	c.Flags().StringArrayVar(&f.routes, "route", nil, "prefix behind this host to ask for; repeatable")
 	c.Flags().BoolVar(&f.relay, "relay", false, "ask to be a relay")
@@ -107,7 +109,9 @@ func runJoin(ctx context.Context, s cli.Streams, f joinFlags) error {
 func member(e control.Enrolment) bool { return e.Stage == control.Bound || e.Stage == control.Renewing }
 
 // brings says whether a token comes with the command.
-func (f *joinFlags) brings() bool { return f.tokenFile != "" || f.tokenEnv != "" || f.file != "" }
+func (f *joinFlags) brings() bool {
+	return f.tokenFile != "" || f.tokenEnv != "" || f.file != "" || f.github
+}
 
 func (f *joinFlags) prefixes() ([]netip.Prefix, error) {
 	list := []netip.Prefix{}
@@ -123,52 +127,46 @@ func (f *joinFlags) prefixes() ([]netip.Prefix, error) {
 
 // session is the token that the host is to join with, wherever it comes from.
 func (f *joinFlags) session(ctx context.Context, s cli.Streams, e control.Enrolment) (*login.Session, error) {
-	switch sources := []string{f.tokenFile, f.tokenEnv, f.file}; {
-	case len(strings.Join(sources, "")) > max(len(f.tokenFile), len(f.tokenEnv), len(f.file)):
-		return nil, cli.WithCode(cli.Invalid, errors.New("choose one of --token-file, --token-env and --login"))
+	given := 0
+	for _, is := range []bool{f.tokenFile != "", f.tokenEnv != "", f.file != "", f.github, f.browser || f.paste || f.device} {
+		if is {
+			given++
+		}
+	}
+	switch {
+	case given > 1:
+		return nil, cli.WithCode(cli.Invalid, errors.New("choose one of --token-file, --token-env, --github, --login and a way to sign in"))
 	case f.file != "":
 		return readSession(s, f.file)
-	case f.brings():
-		token, err := readToken(s, f.tokenFile, f.tokenEnv)
+	case f.tokenFile != "" || f.tokenEnv != "":
+		text, err := readToken(s, f.tokenFile, f.tokenEnv)
 		if err != nil {
 			return nil, err
 		}
-		issuer, err := issuerOf(e.Info, f.issuer, token)
-		return &login.Session{Issuer: issuer, IDToken: token}, err
+		issuer, err := issuerOf(e.Info, f.issuer, text)
+		return &login.Session{Issuer: issuer, IDToken: text}, err
 	}
 	r, err := requestOf(e)
 	if err != nil {
 		return nil, err
 	}
-	return f.signIn(ctx, s, r.Issuers, r.Commitment)
-}
-
-// readToken reads an ID token from a file or an environment variable. Its errors name the place and never the content.
-func readToken(s cli.Streams, file, env string) (string, error) {
-	place, text := "$"+env, os.Getenv(env)
-	if file != "" {
-		data, err := readInput(file, s.In)
-		if err != nil {
-			return "", err
-		}
-		place, text = file, string(data)
+	if !f.github {
+		return f.signIn(ctx, s, r.Issuers, r.Commitment)
 	}
-	text = strings.TrimSpace(text)
-	if text == "" {
-		return "", cli.WithCode(cli.Invalid, fmt.Errorf("%s holds no token", place))
+	issuer, err := chooseIssuer(r.Issuers, f.issuer)
+	if err != nil {
+		return nil, err
 	}
-	if _, err := oidcclient.Peek(text); err != nil {
-		return "", cli.WithCode(cli.Invalid, fmt.Errorf("%s: %w", place, err))
-	}
-	return text, nil
+	text, err := token.GitHub{}.Token(ctx, token.Need{Issuer: issuer.URL, Audience: issuer.Audience, Commitment: r.Commitment})
+	return &login.Session{Issuer: issuer.Name, IDToken: text}, err
 }
 
 // issuerOf finds what the network calls the issuer of a token, unless the name was given.
-func issuerOf(info *protocol.EnrolmentInfo, name, token string) (string, error) {
+func issuerOf(info *protocol.EnrolmentInfo, name, raw string) (string, error) {
 	if name != "" || info == nil {
 		return name, nil
 	}
-	claims, err := oidcclient.Peek(token)
+	claims, err := oidcclient.Peek(raw)
 	if err != nil {
 		return "", cli.WithCode(cli.Invalid, err)
 	}

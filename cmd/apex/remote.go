@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -57,24 +58,47 @@ func (f *remoteFlags) open(s cli.Streams, network string) (*client.Client, func(
 	if f.controller == "" || f.key == "" {
 		return nil, nil, cli.WithCode(cli.Invalid, errors.New("name the controller and your key: --controller https://… --key ~/.ssh/id_ed25519"))
 	}
-	base, err := url.Parse(f.controller)
-	if err != nil || base.Host == "" || base.Scheme != "https" && base.Scheme != "http" {
-		return nil, nil, cli.WithCode(cli.Invalid, fmt.Errorf("--controller %q: want a URL such as https://apex.example.com", f.controller))
-	}
-	pin, err := hex.DecodeString(f.tlsPin)
+	opt, err := f.options(network)
 	if err != nil {
-		return nil, nil, cli.WithCode(cli.Invalid, fmt.Errorf("--tls-pin: %w", err))
-	}
-	transport, err := fetch.NewTransport(fetch.TLS{CAFile: f.caFile, SPKI: pin})
-	if err != nil {
-		return nil, nil, cli.WithCode(cli.Invalid, err)
+		return nil, nil, err
 	}
 	key, done, err := openSSHKey(s, f.key)
 	if err != nil {
 		return nil, nil, err
 	}
-	return client.New(client.Options{URL: base, Network: network, Key: key, UserAgent: "apex/" + version,
-		HTTP: &http.Client{Transport: transport, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}}), done, nil
+	opt.Key = key
+	return client.New(opt), done, nil
+}
+
+// openWithToken is open for who shows ID tokens instead of a key.
+func (f *remoteFlags) openWithToken(network string, token func(context.Context) (string, error)) (*client.Client, error) {
+	if f.controller == "" || f.key != "" {
+		return nil, cli.WithCode(cli.Invalid, errors.New("an ID token wants --controller, and no --key"))
+	}
+	opt, err := f.options(network)
+	if err != nil {
+		return nil, err
+	}
+	opt.Token = token
+	return client.New(opt), nil
+}
+
+// options are those of a client without its key.
+func (f *remoteFlags) options(network string) (client.Options, error) {
+	base, err := url.Parse(f.controller)
+	if err != nil || base.Host == "" || base.Scheme != "https" && base.Scheme != "http" {
+		return client.Options{}, cli.WithCode(cli.Invalid, fmt.Errorf("--controller %q: want a URL such as https://apex.example.com", f.controller))
+	}
+	pin, err := hex.DecodeString(f.tlsPin)
+	if err != nil {
+		return client.Options{}, cli.WithCode(cli.Invalid, fmt.Errorf("--tls-pin: %w", err))
+	}
+	transport, err := fetch.NewTransport(fetch.TLS{CAFile: f.caFile, SPKI: pin})
+	if err != nil {
+		return client.Options{}, cli.WithCode(cli.Invalid, err)
+	}
+	return client.Options{URL: base, Network: network, UserAgent: "apex/" + version,
+		HTTP: &http.Client{Transport: transport, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}}, nil
 }
 
 // coded gives a controller's problem the exit code it stands for.

@@ -72,7 +72,7 @@ func (f *signInFlags) way(goos string, env login.Environ, interactive, bound boo
 		"(--token-file, --token-env), or sign in on another machine (apex join --request here, apex login --request there)"))
 }
 
-// chooseIssuer finds the issuer by name, or the only one that people can sign in at.
+// chooseIssuer finds the issuer by name, or the only one there is, or the only one that people can sign in at.
 func chooseIssuer(issuers []protocol.IssuerInfo, name string) (protocol.IssuerInfo, error) {
 	var fit []protocol.IssuerInfo
 	var names []string
@@ -84,6 +84,9 @@ func chooseIssuer(issuers []protocol.IssuerInfo, name string) (protocol.IssuerIn
 	}
 	if len(fit) == 1 {
 		return fit[0], nil
+	}
+	if name == "" && len(issuers) == 1 {
+		return issuers[0], nil
 	}
 	switch {
 	case len(names) == 0:
