@@ -1,15 +1,17 @@
-// Package client is how a person, or a program of theirs, speaks to a controller: it signs requests with an SSH key
-// that the trust root names and reads the answers, within limits. It decides nothing.
+// Package client is how a person, or a program of theirs, speaks to a controller: it signs requests with an SSH key that
+// the trust root names, or shows the ID token of a CI job, and reads the answers, within limits. It decides nothing.
 package client
 
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"net/url"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/crypto/ssh"
@@ -21,19 +23,32 @@ import (
 // MaxAnswer bounds what is read from a controller, in bytes: the status of a fleet of tens of thousands.
 const MaxAnswer = 64 << 20
 
-// Options say which controller is asked, about which network, and with whose key. All but UserAgent and Now are needed.
+// ErrNoTicket says that a client without a key asked for the status before it applied anything.
+var ErrNoTicket = errors.New("the status is told only after an apply with a token: apply first, or use a key")
+
+// ErrNoKey says that a request has to be signed by a person's key, and the client has a token only.
+var ErrNoKey = errors.New("this needs the SSH key of a person")
+
+// Options say which controller is asked, about which network, and with whose key or token. All but UserAgent and Now are
+// needed; of Key and Token, one.
 type Options struct {
 	URL     *url.URL
 	Network string
 	Key     ssh.Signer
+	// Token gives an ID token that was never used, for one apply; Key is not used then.
+	Token func(context.Context) (string, error)
 	// HTTP makes the requests; it should follow no redirects.
 	HTTP      *http.Client
 	UserAgent string
 	Now       func() time.Time
 }
 
-// Client asks one controller about one network.
-type Client struct{ opt Options }
+// Client asks one controller about one network. It is safe for concurrent use.
+type Client struct {
+	opt Options
+	// ticket is what the newest apply with a token gave: it lets the client read the status.
+	ticket atomic.Pointer[string]
+}
 
 // New connects nothing yet.
 func New(opt Options) *Client {
@@ -46,15 +61,7 @@ func New(opt Options) *Client {
 // Apply asks the controller to take commit now. A *protocol.Problem says why it did not.
 func (c *Client) Apply(ctx context.Context, commit string) (protocol.ApplyResult, error) {
 	var result protocol.ApplyResult
-	payload, err := protocol.NewApply(c.opt.Network, commit, c.opt.Now())
-	if err != nil {
-		return result, err
-	}
-	request, err := c.sign(protocol.ApplyNamespace, payload)
-	if err != nil {
-		return result, err
-	}
-	body, err := protocol.Encode(request)
+	body, err := c.applyBody(ctx, commit)
 	if err != nil {
 		return result, err
 	}
@@ -63,31 +70,73 @@ func (c *Client) Apply(ctx context.Context, commit string) (protocol.ApplyResult
 		return result, err
 	}
 	req.Header.Set("Content-Type", "application/json")
-	return result, c.do(req, &result)
+	if err := c.do(req, &result); err != nil {
+		return result, err
+	}
+	if result.Ticket != "" {
+		c.ticket.Store(&result.Ticket)
+	}
+	return result, nil
 }
 
-// Fleet reads the status of the network.
+// applyBody names the commit, with a signature or a token.
+func (c *Client) applyBody(ctx context.Context, commit string) ([]byte, error) {
+	payload, err := protocol.NewApply(c.opt.Network, commit, c.opt.Now())
+	if err != nil {
+		return nil, err
+	}
+	if c.opt.Token == nil {
+		request, err := c.sign(protocol.ApplyNamespace, payload)
+		if err != nil {
+			return nil, err
+		}
+		return protocol.Encode(request)
+	}
+	token, err := c.opt.Token(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("get an ID token: %w", err)
+	}
+	return protocol.Encode(protocol.TokenRequest{Payload: payload, Token: token})
+}
+
+// Fleet reads the status of the network. A client with tokens can do so once it has applied: errors: ErrNoTicket.
 func (c *Client) Fleet(ctx context.Context) (protocol.FleetStatus, error) {
 	var status protocol.FleetStatus
-	payload, err := protocol.NewStatusQuery(c.opt.Network, c.opt.Now())
-	if err != nil {
-		return status, err
-	}
-	request, err := c.sign(protocol.StatusNamespace, payload)
-	if err != nil {
-		return status, err
-	}
 	req, err := c.request(ctx, http.MethodGet, protocol.FleetPath(c.opt.Network), nil)
 	if err != nil {
 		return status, err
 	}
-	if err := protocol.SetRequest(req.Header, request); err != nil {
+	if err := c.authorise(req); err != nil {
 		return status, err
 	}
 	return status, c.do(req, &status)
 }
 
+// authorise shows the ticket, or signs a query.
+func (c *Client) authorise(req *http.Request) error {
+	if c.opt.Token != nil {
+		ticket := c.ticket.Load()
+		if ticket == nil {
+			return ErrNoTicket
+		}
+		protocol.SetBearer(req.Header, *ticket)
+		return nil
+	}
+	payload, err := protocol.NewStatusQuery(c.opt.Network, c.opt.Now())
+	if err != nil {
+		return err
+	}
+	request, err := c.sign(protocol.StatusNamespace, payload)
+	if err != nil {
+		return err
+	}
+	return protocol.SetRequest(req.Header, request)
+}
+
 func (c *Client) sign(namespace string, payload []byte) (protocol.SignedRequest, error) {
+	if c.opt.Key == nil {
+		return protocol.SignedRequest{}, ErrNoKey
+	}
 	sig, err := signer.SSHSign(c.opt.Key, namespace, payload)
 	if err != nil {
 		return protocol.SignedRequest{}, fmt.Errorf("sign request: %w", err)

@@ -24,45 +24,26 @@ func signatureProblem(detail string) error {
 
 const notSigned = "not signed by a key that the network's trust root lets do this"
 
-// applyTimeout bounds an apply: fetch, verify, compile, sign.
-const applyTimeout = 2 * time.Minute
-
-// postApply makes the controller take a commit now, if one of the trust root's appliers asks for it.
-func (s *Server) postApply(w http.ResponseWriter, r *http.Request, data []byte) error {
-	n, ok := s.network(r.PathValue("network"))
-	if !ok || !n.Apply {
-		return signatureProblem(notSigned)
-	}
-	var req protocol.SignedRequest
-	if err := protocol.Decode(data, protocol.MaxApplyBytes, &req); err != nil {
-		return err
-	}
-	if !n.signedByPerson(req, protocol.ApplyNamespace, signer.RoleAppliers) {
-		return signatureProblem(notSigned)
-	}
-	apply, err := protocol.ParseApply(req.Payload, n.Name, s.opts.Now())
-	if err != nil {
-		return signatureProblem(err.Error())
-	}
-	if err := n.useNonce(r.Context(), "apply", apply.Nonce); err != nil {
-		return err
-	}
-	ctx, cancel := context.WithTimeout(r.Context(), applyTimeout)
-	defer cancel()
-	// The write deadline of the server is shorter than an apply may take.
-	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(applyTimeout + 10*time.Second))
-	if err := n.Control.Apply(ctx, apply.Commit); err != nil {
-		return err
-	}
-	fleet, _ := s.Fleet(n.Name)
-	return writeJSON(w, protocol.ApplyResult{Commit: apply.Commit, Zones: fleet.Zones})
-}
-
 // getFleet tells appliers and maintainers how the network does.
 func (s *Server) getFleet(w http.ResponseWriter, r *http.Request) error {
 	n, ok := s.network(r.PathValue("network"))
 	if !ok {
 		return signatureProblem(notSigned)
+	}
+	if err := s.mayReadFleet(r, n); err != nil {
+		return err
+	}
+	fleet, ok := s.Fleet(n.Name)
+	if !ok {
+		return notFound()
+	}
+	return writeJSON(w, fleet)
+}
+
+// mayReadFleet lets through who shows a ticket or signs with the key of an applier, a maintainer or a root holder.
+func (s *Server) mayReadFleet(r *http.Request, n *network) error {
+	if text, ok := protocol.GetBearer(r.Header); ok {
+		return n.showTicket(r.Context(), text, s.opts.Now())
 	}
 	req, err := protocol.GetRequest(r.Header)
 	if err != nil {
@@ -75,14 +56,7 @@ func (s *Server) getFleet(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return signatureProblem(err.Error())
 	}
-	if err := n.useNonce(r.Context(), "status", query.Nonce); err != nil {
-		return err
-	}
-	fleet, ok := s.Fleet(n.Name)
-	if !ok {
-		return notFound()
-	}
-	return writeJSON(w, fleet)
+	return n.useNonce(r.Context(), "status", query.Nonce)
 }
 
 // AdminHandler answers on the Unix socket, whose file mode is the authentication: GET of a network's status.
@@ -130,15 +104,20 @@ func (n *network) signedByPerson(req protocol.SignedRequest, namespace string, r
 // useNonce records a nonce once. Without the store nothing can be told from its replay, so nothing is accepted.
 func (n *network) useNonce(ctx context.Context, purpose, nonce string) error {
 	err := n.Nonces.Create(ctx, n.Name+"."+purpose+"."+nonce, nil)
-	switch {
-	case errors.Is(err, store.ErrExists):
+	if errors.Is(err, store.ErrExists) {
 		return protocol.NewProblem(http.StatusUnauthorized, protocol.CodeReplay, "this request was used before: sign a new one")
-	case err != nil:
-		p := protocol.NewProblem(http.StatusServiceUnavailable, protocol.CodeNotReady, "the store of used requests cannot be reached")
-		p.RetryAfter = 5
-		return p
 	}
-	return nil
+	return storeProblem(err)
+}
+
+// storeProblem says that the store failed; nil for no error.
+func storeProblem(err error) error {
+	if err == nil {
+		return nil
+	}
+	p := protocol.NewProblem(http.StatusServiceUnavailable, protocol.CodeNotReady, "the store of used requests cannot be reached")
+	p.RetryAfter = 5
+	return p
 }
 
 // postWebhook takes a forge's word that something happened, and nothing else from it: it makes the controller look sooner.

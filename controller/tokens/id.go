@@ -24,3 +24,21 @@ func replayID(issuerURL string, all map[string]any, signed string) string {
 	}
 	return digest("signed", signed)
 }
+
+// IssuerOf gives the `iss` of a token that nobody has verified: it only says which issuer to verify it against. Errors:
+// *Refused.
+func IssuerOf(raw string) (string, error) {
+	d, err := parse(raw)
+	if err != nil {
+		return "", err
+	}
+	all, err := claims.Decode(d.payload)
+	if err != nil {
+		return "", refuse(ErrMalformed, "", "%v", err)
+	}
+	iss, ok := all["iss"].(string)
+	if !ok || iss == "" {
+		return "", refuse(ErrMalformed, "iss", "want a string")
+	}
+	return iss, nil
+}

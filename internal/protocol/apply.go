@@ -36,6 +36,8 @@ type Apply struct {
 type ApplyResult struct {
 	Commit string       `json:"commit"`
 	Zones  []ZoneStatus `json:"zones"`
+	// Ticket lets who applied with a token, which is good for one apply, follow the rollout: see NewTicket.
+	Ticket string `json:"ticket,omitempty"`
 }
 
 // StatusQuery asks for a FleetStatus.

@@ -157,10 +157,3 @@ type BindingsQuery struct {
 type BindingsAnswer struct {
 	Records []BindingRecord `json:"records"`
 }
-
-// TokenRequest is an Apply with an ID token in place of an SSH signature. The token's audience is the one of the trust
-// root's applier identity; it is good for one apply.
-type TokenRequest struct {
-	Payload []byte `json:"payload"`
-	Token   string `json:"token"`
-}
