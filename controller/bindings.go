@@ -136,5 +136,5 @@ func rejections(out *build.Outcome) []protocol.RejectedBinding {
 	slices.SortStableFunc(list, func(a, b protocol.RejectedBinding) int {
 		return cmp.Or(cmp.Compare(a.Zone, b.Zone), cmp.Compare(a.Node, b.Node))
 	})
-	return list[:min(len(list), maxRejected)]
+	return list
 }

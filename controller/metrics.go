@@ -34,7 +34,7 @@ func newMetrics(r prometheus.Registerer) *metrics {
 type collector struct {
 	controller *Controller
 
-	refused, fetched, serial, manifestEnd, stampEnd, nodes, pending, suspended, problem *prometheus.Desc
+	refused, fetched, serial, manifestEnd, stampEnd, nodes, enrolled, rejected, pending, suspended, problem *prometheus.Desc
 }
 
 func newCollector(c *Controller) *collector {
@@ -49,6 +49,8 @@ func newCollector(c *Controller) *collector {
 		manifestEnd: desc("manifest_expiry_timestamp_seconds", "When the published manifest expires.", "network", "zone"),
 		stampEnd:    desc("timestamp_expiry_timestamp_seconds", "When the newest timestamp expires.", "network", "zone"),
 		nodes:       desc("generation_nodes", "Nodes of the published generation.", "network", "zone"),
+		enrolled:    desc("generation_enrolled_nodes", "Enrolled nodes of the published generation.", "network", "zone"),
+		rejected:    desc("bindings_rejected", "Bindings in force whose node is no member, by reason.", "network", "reason"),
 		pending:     desc("generation_pending", "1 while a generation waits for witnesses.", "network", "zone"),
 		suspended:   desc("zone_suspended", "1 while the zone is suspended.", "network", "zone"),
 		problem:     desc("zone_problem", "1 while the zone's newest content cannot be signed or stored.", "network", "zone"),
@@ -57,7 +59,7 @@ func newCollector(c *Controller) *collector {
 
 // Describe implements prometheus.Collector.
 func (m *collector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{m.refused, m.fetched, m.serial, m.manifestEnd, m.stampEnd, m.nodes, m.pending, m.suspended, m.problem} {
+	for _, d := range []*prometheus.Desc{m.refused, m.fetched, m.serial, m.manifestEnd, m.stampEnd, m.nodes, m.enrolled, m.rejected, m.pending, m.suspended, m.problem} {
 		ch <- d
 	}
 }
@@ -69,13 +71,20 @@ func (m *collector) Collect(ch chan<- prometheus.Metric) {
 	}
 	for _, n := range m.controller.running() {
 		n.mu.RLock()
-		refused, fetched := n.refused, n.fetched
+		refused, fetched, left := n.refused, n.fetched, n.left
 		n.mu.RUnlock()
 		if refused != nil {
 			gauge(m.refused, 1, n.cfg.Name, refused.Stage)
 		}
 		if !fetched.IsZero() {
 			gauge(m.fetched, seconds(fetched), n.cfg.Name)
+		}
+		reasons := map[string]int{}
+		for _, r := range left {
+			reasons[r.Reason]++
+		}
+		for reason, count := range reasons {
+			gauge(m.rejected, float64(count), n.cfg.Name, reason)
 		}
 		for _, z := range n.publisher.Zones() {
 			s, state := z.Look()
@@ -87,6 +96,7 @@ func (m *collector) Collect(ch chan<- prometheus.Metric) {
 				gauge(m.manifestEnd, float64(s.Manifest.Expires), n.cfg.Name, z.Name)
 				gauge(m.stampEnd, float64(s.Stamp.Expires), n.cfg.Name, z.Name)
 				gauge(m.nodes, float64(len(s.Nodes)), n.cfg.Name, z.Name)
+				gauge(m.enrolled, float64(s.EnrolledCount()), n.cfg.Name, z.Name)
 			}
 		}
 	}

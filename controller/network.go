@@ -18,6 +18,7 @@ import (
 	"github.com/apex-network/apex/controller/build"
 	"github.com/apex-network/apex/controller/config"
 	"github.com/apex-network/apex/controller/publish"
+	"github.com/apex-network/apex/controller/serve"
 	"github.com/apex-network/apex/controller/verify"
 	"github.com/apex-network/apex/internal/keyfile"
 	"github.com/apex-network/apex/internal/protocol"
@@ -38,6 +39,7 @@ type network struct {
 	src       build.Source
 	builder   *build.Builder
 	bindings  build.Bindings // nil: nobody enrols here
+	records   serve.Records
 	publisher *publish.Publisher
 	replica   *replica // nil: this controller is alone
 	metrics   *metrics
@@ -109,6 +111,9 @@ func (c *Controller) openNetwork(ctx context.Context, cfg config.Network) (_ *ne
 	root, err := n.state.root(cfg.Name, cfg.TrustRoot)
 	if err != nil {
 		return fail(fmt.Errorf("%w: %s was written under another trust root; to begin with this one, remove that folder", err, dir))
+	}
+	if c.opts.Bindings != nil {
+		n.bindings, n.records = c.opts.Bindings(cfg.Name, func() { nudge(n.changed) })
 	}
 	keys, err := loadKeys(cfg.Keys)
 	if err != nil {
@@ -315,7 +320,7 @@ func (n *network) Describe(f *protocol.FleetStatus) {
 		r := *n.refused
 		f.Refused = &r
 	}
-	f.Rejected = n.left
+	f.Rejected = n.left[:min(len(n.left), maxRejected)]
 	n.describeReplica(f)
 }
 

@@ -5,16 +5,19 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/apex-network/apex/controller/build"
+	"github.com/apex-network/apex/controller/client"
 	"github.com/apex-network/apex/controller/gitsource"
 	"github.com/apex-network/apex/controller/verify"
 	"github.com/apex-network/apex/internal/cli"
 	"github.com/apex-network/apex/internal/protocol"
 	"github.com/apex-network/apex/signer"
+	"github.com/apex-network/apex/spec/binding"
 	"github.com/apex-network/apex/spec/compile"
 	"github.com/apex-network/apex/spec/peermap"
 )
@@ -36,7 +39,8 @@ func newMapVerify(s cli.Streams) *cobra.Command {
 		Short: "Recompile what a controller serves, and compare it byte for byte",
 		Long: `Verify asks the controller which manifests it serves, checks their signatures against the trust root of the clone in
 DIR (default: this folder), judges the commits they name, compiles them again, and compares. A controller that serves
-anything but what git says is found out.
+anything but what git says is found out. Where nodes have enrolled, it takes their bindings from the controller: it then
+shows that these and git give what is served. Only a witness judges who may hold a binding.
 
 Exit codes: 0 equal, 4 not.`,
 		Args: cobra.MaximumNArgs(1),
@@ -73,27 +77,55 @@ func mapVerify(ctx context.Context, s cli.Streams, dir, pin, format string, f re
 	if err != nil {
 		return coded(err)
 	}
+	enrolled, err := enrolledIn(ctx, r, fleet)
+	if err != nil {
+		return coded(err)
+	}
 	verdicts := []verdict{}
 	for _, z := range fleet.Zones {
 		if z.Current != nil {
-			verdicts = append(verdicts, verifyZone(ctx, local, trust, z))
+			verdicts = append(verdicts, verifyZone(ctx, local, trust, z, enrolled))
 		}
 	}
 	return reportVerdicts(s, format, verdicts)
 }
 
-// verifyZone arrives at a zone's manifest from git alone. Number, predecessor and expiry are the controller's to choose.
-func verifyZone(ctx context.Context, local *gitsource.Local, trust verify.Trust, z protocol.ZoneStatus) verdict {
+// enrolledIn asks for the bindings in force if any zone has enrolled nodes.
+func enrolledIn(ctx context.Context, r *client.Client, fleet protocol.FleetStatus) ([]*binding.Signed, error) {
+	if !slices.ContainsFunc(fleet.Zones, func(z protocol.ZoneStatus) bool { return z.Current != nil && z.Current.Enrolled > 0 }) {
+		return nil, nil
+	}
+	list, err := r.Enrolments(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var out []*binding.Signed
+	for _, payload := range list.Bindings {
+		s, err := binding.NewSigned(payload, nil)
+		if err != nil {
+			return nil, fmt.Errorf("bindings in force: %w", err)
+		}
+		out = append(out, s)
+	}
+	return out, nil
+}
+
+// verifyZone arrives at a zone's manifest from git and the bindings in force. Number, predecessor and expiry are the controller's to choose.
+func verifyZone(ctx context.Context, local *gitsource.Local, trust verify.Trust, z protocol.ZoneStatus, enrolled []*binding.Signed) verdict {
 	v := verdict{Zone: z.Zone, Generation: fmt.Sprintf("%d.%d", z.Current.Epoch, z.Current.Serial), Commit: z.Current.Commit}
-	if err := compareZone(ctx, local, trust, z); err != nil {
+	if err := compareZone(ctx, local, trust, z, enrolled); err != nil {
 		v.Reason = err.Error()
 		return v
 	}
 	v.Equal, v.Reason = true, "git says the same, byte for byte"
+	if z.Current.Enrolled > 0 {
+		v.Reason = fmt.Sprintf("git and the bindings of %d enrolled nodes say the same, byte for byte; only a witness judges what the bindings rest on",
+			z.Current.Enrolled)
+	}
 	return v
 }
 
-func compareZone(ctx context.Context, local *gitsource.Local, trust verify.Trust, z protocol.ZoneStatus) error {
+func compareZone(ctx context.Context, local *gitsource.Local, trust verify.Trust, z protocol.ZoneStatus, enrolled []*binding.Signed) error {
 	env, err := signer.ParseEnvelope(z.Current.Envelope, len(z.Current.Envelope))
 	if err != nil {
 		return fmt.Errorf("served manifest: %w", err)
@@ -110,15 +142,19 @@ func compareZone(ctx context.Context, local *gitsource.Local, trust verify.Trust
 	if served.Commit != z.Current.Commit || served.Zone != z.Zone || served.Compiler != compile.Version {
 		return fmt.Errorf("served manifest names commit %.12s, zone %s, compiler %s; this apex has compiler %s", served.Commit, served.Zone, served.Compiler, compile.Version)
 	}
-	if served.Bindings != (peermap.Digest{}) {
-		return errEnrolled
-	}
 	asOf := time.Unix(served.AsOf, 0)
 	loaded, err := b.Load(ctx, served.Commit, asOf)
 	if err != nil {
 		return err
 	}
-	zones, _, err := b.Compile(loaded, nil, result.Root, asOf)
+	if served.Bindings == (peermap.Digest{}) {
+		enrolled = nil
+	}
+	admitted := b.Admit(loaded, enrolled, asOf)
+	if list := admitted.Lists[z.Zone]; len(enrolled) > 0 && peermap.DigestOf(list) != served.Bindings {
+		return errEnrolled
+	}
+	zones, _, err := b.Compile(loaded, admitted, result.Root, asOf)
 	if err != nil {
 		return err
 	}
@@ -138,8 +174,9 @@ func compareZone(ctx context.Context, local *gitsource.Local, trust verify.Trust
 	return nil
 }
 
-// errEnrolled says that a generation cannot be judged from git alone.
-var errEnrolled = errors.New("nodes have enrolled in this zone: git alone cannot say what it has to hold")
+// errEnrolled says that a generation cannot be judged, for the bindings that it was made of are not at hand.
+var errEnrolled = errors.New("cannot be judged: nodes have enrolled in this zone, and the bindings in force now are not those that this generation names; " +
+	"they change whenever a node joins, renews or leaves, so try again")
 
 // localSource makes a person's clone the source of a build: nothing is fetched.
 type localSource struct{ *gitsource.Local }
