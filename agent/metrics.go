@@ -75,6 +75,9 @@ func (a *Agent) metrics(ctx context.Context) []*metric {
 		drift      = counter("apex_agent_drift_total", "Times that somebody else's change was found.")
 		repaired   = counter("apex_agent_drift_repaired_total", "Objects put back, by subsystem.")
 		packets    = counter("apex_agent_rule_packets_total", "Packets counted by a firewall rule since its table was last replaced.")
+		binding    = gauge("apex_agent_binding_expiry_timestamp_seconds", "When the binding of an enrolled node runs out.")
+		attempts   = counter("apex_agent_enrolment_attempts_total", "Attempts to get or renew a binding.")
+		failures   = counter("apex_agent_enrolment_failures_total", "Attempts to get or renew a binding that failed.")
 		bytes      = counter("apex_agent_rule_bytes_total", "Bytes counted by a firewall rule since its table was last replaced.")
 	)
 	now := a.opt.Now()
@@ -83,6 +86,13 @@ func (a *Agent) metrics(ctx context.Context) []*metric {
 		s := z.status(ctx, now)
 		zone := []string{"zone", s.Zone}
 		with := func(labels ...string) []string { return append(slices.Clone(zone), labels...) }
+		if e := s.Enrolment; e != nil {
+			if !e.Expires.IsZero() {
+				binding.add(float64(e.Expires.Unix()), zone...)
+			}
+			attempts.add(float64(e.Attempts), zone...)
+			failures.add(float64(e.Failures), zone...)
+		}
 		for _, c := range s.Conditions {
 			condition.add(bit(c.Status), with("condition", c.Type)...)
 		}
@@ -132,7 +142,7 @@ func (a *Agent) metrics(ctx context.Context) []*metric {
 		}
 	}
 	return []*metric{info, condition, serial, epoch, age, expiry, connected, silence, peers, received, sent, applied, rolledBack,
-		unchanged, refused, full, drift, repaired, packets, bytes}
+		unchanged, refused, full, drift, repaired, binding, attempts, failures, packets, bytes}
 }
 
 func summarise(peers []status.Peer, now time.Time) summary {

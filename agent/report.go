@@ -4,10 +4,12 @@ import (
 	"context"
 	"encoding/base64"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"time"
 
+	"github.com/apex-network/apex/agent/enrol"
 	"github.com/apex-network/apex/agent/fetch"
 	"github.com/apex-network/apex/agent/follow"
 	"github.com/apex-network/apex/agent/status"
@@ -108,7 +110,7 @@ func (z *zone) status(ctx context.Context, now time.Time) status.Zone {
 	device, _ := z.engine.Peers(ctx) // none before the interface is there
 	confirmed, _ := z.engine.Confirmed()
 	heard := z.client.LastHeard()
-	full := z.follower.FullFetches()
+	full, enrolment := z.follower.FullFetches(), z.member.Snapshot()
 	z.standing.mu.Lock()
 	defer z.standing.mu.Unlock()
 	s := &z.standing
@@ -124,6 +126,7 @@ func (z *zone) status(ctx context.Context, now time.Time) status.Zone {
 		Peers:      peersOf(confirmed, device),
 		Counters:   s.counters,
 	}
+	out.Enrolment = enrolmentOf(enrolment)
 	if !heard.IsZero() {
 		out.Controller.LastMessage = heard.UTC()
 		out.Controller.LastMessageAgeSeconds = seconds(now.Sub(heard))
@@ -135,6 +138,26 @@ func (z *zone) status(ctx context.Context, now time.Time) status.Zone {
 	}
 	if s.undone != nil {
 		out.Quarantined = []string{s.undone.View.String()}
+	}
+	return out
+}
+
+// enrolmentOf describes an enrolment; nil for a node whose keys stand in git.
+func enrolmentOf(s enrol.Snapshot) *status.Enrolment {
+	if !s.Involved {
+		return nil
+	}
+	out := &status.Enrolment{
+		Stage: string(s.Stage), NextAttempt: s.Next.UTC(), Waiting: s.WaitingID, Attempts: s.Attempts, Failures: s.Failures,
+	}
+	if b := s.Binding; b != nil {
+		id := b.Identity
+		out.Identity = id.Issuer + ": " + id.Subject
+		if id.Username != "" {
+			out.Identity = fmt.Sprintf("%s: %s (%s)", id.Issuer, id.Username, id.Subject)
+		}
+		out.Rule = fmt.Sprintf("%s (%s:%d)", b.Rule.Name, b.Rule.File, b.Rule.Line)
+		out.Expires = time.Unix(b.Expires, 0).UTC()
 	}
 	return out
 }

@@ -22,6 +22,8 @@ type Controller struct {
 	now    func() time.Time
 	// Requests counts by resource name: root, timestamp, manifest, view, artefact, watch, status.
 	requests sync.Map
+	// Enrolment is the simulated enrolment service.
+	Enrolment *Enrolment
 
 	mu      sync.Mutex
 	current *Generation
@@ -35,6 +37,7 @@ type Controller struct {
 // NewController starts a controller that serves g (nil: nothing yet).
 func NewController(t testing.TB, g *Generation, now func() time.Time) *Controller {
 	c := &Controller{t: t, now: now, current: g, change: make(chan struct{}), override: map[string]func(http.ResponseWriter, *http.Request) bool{}}
+	c.Enrolment = newEnrolment(c)
 	c.Start()
 	t.Cleanup(c.Stop)
 	return c
@@ -166,6 +169,7 @@ func (c *Controller) mux() http.Handler {
 	})
 	handle(protocol.PatternWatch, "watch", c.watch)
 	handle(protocol.PatternReport, "status", c.report)
+	c.Enrolment.register(mux)
 	return mux
 }
 
@@ -197,7 +201,7 @@ func (c *Controller) verify(r *http.Request, g *Generation) error {
 	}
 	for _, node := range g.Zone.Nodes {
 		if node.Name == token.Proof.Subject && (r.PathValue("node") == "" || r.PathValue("node") == node.Name) {
-			return token.Verify(node.Identity.Raw(), r.Method, r.URL.EscapedPath(), []string{r.Host}, body, c.now())
+			return token.Verify(node.identityKey(), r.Method, r.URL.EscapedPath(), []string{r.Host}, body, c.now())
 		}
 	}
 	return fmt.Errorf("unknown node %q", token.Proof.Subject)

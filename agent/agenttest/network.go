@@ -19,6 +19,7 @@ import (
 
 	"github.com/apex-network/apex/reconciler"
 	"github.com/apex-network/apex/signer"
+	"github.com/apex-network/apex/spec/binding"
 	"github.com/apex-network/apex/spec/peermap"
 )
 
@@ -45,10 +46,12 @@ func NewNetwork(t testing.TB, name string) *Network {
 	check(t, err)
 	root := &signer.Root{
 		Network: name, Version: 1, Epoch: 1,
-		Keys:      []signer.RootKey{n.key("manifest", n.Manifest.Public()), n.key("timestamp", n.Stamp.Public()), n.key("root", sshKey(t, n.rootKey))},
+		Keys: []signer.RootKey{n.key("manifest", n.Manifest.Public()), n.key("timestamp", n.Stamp.Public()), n.key("root", sshKey(t, n.rootKey)),
+			n.key("enrolment", Ed25519(t, "enrolment").Public())},
 		Root:      signer.Role{Keys: []string{"root"}, Threshold: 1},
 		Manifest:  signer.Role{Keys: []string{"manifest"}, Threshold: 1},
 		Timestamp: signer.Role{Keys: []string{"timestamp"}, Threshold: 1},
+		Enrolment: signer.Role{Keys: []string{"enrolment"}, Threshold: 1},
 		Maintainers: []signer.MaintainerRule{
 			{Name: "all", Keys: []string{"root"}, Paths: []string{"**"}},
 		},
@@ -136,7 +139,24 @@ type Node struct {
 	peermap.Peer
 	Private  reconciler.PrivateKey
 	Identity signer.PrivateKey
-	Routes   []netip.Prefix
+	// IdentityKey, if set, is known to the controller in place of Identity's: of a node that made its own keys.
+	IdentityKey peermap.Key
+	Routes      []netip.Prefix
+}
+
+func (n Node) identityKey() peermap.Key {
+	if n.IdentityKey != (peermap.Key{}) {
+		return n.IdentityKey
+	}
+	return n.Identity.Raw()
+}
+
+// Enrolled makes the node that a binding is for.
+func Enrolled(b binding.Binding) Node {
+	return Node{
+		Peer:        peermap.Peer{Name: b.Node, PublicKey: b.PublicKey, Addresses: b.Addresses, NotAfter: b.Expires},
+		IdentityKey: b.IdentityKey, Routes: b.Routes,
+	}
 }
 
 // NewNode makes a node with one IPv4 address in 10.1.0.0/16.

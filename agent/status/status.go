@@ -32,10 +32,29 @@ type Zone struct {
 	Signatures []Signature `json:"signatures"`
 	Controller Controller  `json:"controller"`
 	Conditions []Condition `json:"conditions"`
-	Peers      []Peer      `json:"peers"`
-	Counters   Counters    `json:"counters"`
+	// Enrolment is absent for a node whose keys stand in git.
+	Enrolment *Enrolment `json:"enrolment,omitempty"`
+	Peers     []Peer     `json:"peers"`
+	Counters  Counters   `json:"counters"`
 	// Quarantined are view digests that were rolled back and are not tried again.
 	Quarantined []string `json:"quarantined,omitempty"`
+}
+
+// Enrolment is how the host is, or becomes, a member by an identity.
+type Enrolment struct {
+	// Stage is one of those of package control.
+	Stage string `json:"stage"`
+	// Identity is who the host is, as "issuer: username (subject)"; empty without a binding, and so are the next two.
+	Identity string `json:"identity,omitempty"`
+	// Rule is the member rule, as name (file:line).
+	Rule    string    `json:"rule,omitempty"`
+	Expires time.Time `json:"expires,omitzero"`
+	// NextAttempt is when the agent will ask again; absent if only a person can.
+	NextAttempt time.Time `json:"nextAttempt,omitzero"`
+	// Waiting is the ID of a request that waits for a maintainer.
+	Waiting  string `json:"waiting,omitempty"`
+	Attempts uint64 `json:"attempts"`
+	Failures uint64 `json:"failures"`
 }
 
 // Generation names a compiled state of a zone.

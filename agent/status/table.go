@@ -50,6 +50,9 @@ func (z Zone) write(w io.Writer, now time.Time) {
 		heard = "last heard " + age(time.Duration(z.Controller.LastMessageAgeSeconds)*time.Second) + " ago"
 	}
 	fmt.Fprintf(w, "  controller\t%s\t%s\t%s\n", z.Controller.URL, state, heard)
+	if e := z.Enrolment; e != nil {
+		e.write(w, now)
+	}
 	if len(z.Peers) > 0 {
 		fmt.Fprintf(w, "  PEER\tENDPOINT\tHANDSHAKE\tRECEIVED\tSENT\n")
 	}
@@ -64,6 +67,18 @@ func (z Zone) write(w io.Writer, now time.Time) {
 		}
 		fmt.Fprintf(w, "  %s\t%s\t%s\t%s\t%s\n", p.Name, endpoint, handshake, size(p.ReceivedBytes), size(p.SentBytes))
 	}
+}
+
+func (e *Enrolment) write(w io.Writer, now time.Time) {
+	if e.Identity == "" {
+		fmt.Fprintf(w, "  enrolment\t%s\n", e.Stage)
+		return
+	}
+	expires := "expires in " + age(e.Expires.Sub(now))
+	if !now.Before(e.Expires) {
+		expires = "EXPIRED " + age(now.Sub(e.Expires)) + " ago"
+	}
+	fmt.Fprintf(w, "  enrolment\t%s\t%s\trule %s\t%s\n", e.Stage, e.Identity, e.Rule, expires)
 }
 
 func (g *Generation) write(w io.Writer, standing string) {

@@ -1,0 +1,551 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/apex-network/apex/agent/agenttest"
+	"github.com/apex-network/apex/agent/control"
+	"github.com/apex-network/apex/agent/enrol"
+	"github.com/apex-network/apex/agent/status"
+	"github.com/apex-network/apex/internal/protocol"
+	"github.com/apex-network/apex/signer"
+	"github.com/apex-network/apex/spec/binding"
+	"github.com/apex-network/apex/spec/peermap"
+)
+
+const testToken = "eyJhbGciOiJub25lIn0.c2VjcmV0LXRva2Vu.c2ln"
+
+// joining is a world in which node a is not in git: b and c are published, and a is to join.
+func joining(t *testing.T, join JoinConfig) *world {
+	w := newWorld(t)
+	w.edit = func(o *Options) { o.Config.Zones[0].Join = &join }
+	w.publish(func(z *agenttest.Zone) { z.Nodes = w.nodes[1:] })
+	return w
+}
+
+// tokenFile is a source that always has a token.
+func (w *world) tokenFile() JoinConfig {
+	path := filepath.Join(w.dir, "token")
+	w.write(path, testToken)
+	return JoinConfig{TokenFile: path}
+}
+
+func (w *world) write(path, text string) {
+	w.t.Helper()
+	if err := os.WriteFile(path, []byte(text+"\n"), 0o600); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+func tokenWorld(t *testing.T) *world {
+	w := joining(t, JoinConfig{})
+	join := w.tokenFile()
+	w.edit = func(o *Options) { o.Config.Zones[0].Join = &join }
+	return w
+}
+
+func (w *world) member() enrol.Snapshot { return w.agent.zones[0].member.Snapshot() }
+
+func (w *world) awaitStage(want control.Stage) enrol.Snapshot {
+	w.t.Helper()
+	var got enrol.Snapshot
+	agenttest.Await(w.t, "stage "+string(want), func() bool { got = w.member(); return got.Stage == want })
+	return got
+}
+
+// admit publishes the zone with a as it was bound.
+func (w *world) admit() *agenttest.Generation {
+	w.t.Helper()
+	b, ok := w.controller.Enrolment.Binding("a")
+	if !ok {
+		w.t.Fatal("nobody is bound")
+	}
+	return w.publish(func(z *agenttest.Zone) { z.Nodes = append([]agenttest.Node{agenttest.Enrolled(b)}, w.nodes[1:]...) })
+}
+
+func (w *world) joined() {
+	w.t.Helper()
+	w.start()
+	w.awaitStage(control.Bound)
+	w.awaitApplied(w.admit().Zone.Serial)
+	w.awaitCondition(status.Ready, true, "Applied")
+}
+
+func (w *world) control() *control.Client { return control.NewClient(filepath.Join(w.dir, "sock")) }
+
+func (w *world) awaitSocket() {
+	w.t.Helper()
+	agenttest.Await(w.t, "the socket answers", func() bool { _, err := w.control().Enrolment(context.Background(), ""); return err == nil })
+}
+
+func TestJoinWithAToken(t *testing.T) {
+	t.Parallel()
+	w := tokenWorld(t)
+	w.joined()
+	req := w.controller.Enrolment.Requests()[0]
+	if req.Token != testToken || req.Issuer != "corp" {
+		t.Errorf("asked with %+v", req)
+	}
+	z := w.zoneStatus()
+	if z.Enrolment == nil || z.Enrolment.Identity != "corp: ada (subject-1)" || z.Enrolment.Rule != "staff (zones/prod.yaml:7)" {
+		t.Errorf("status says %+v", z.Enrolment)
+	}
+	// A restart without a network goes on where it was, without asking.
+	w.halt()
+	w.controller.Stop()
+	before, asked := w.snapshot(), w.controller.Requests("enrol")
+	w.start()
+	w.awaitStage(control.Bound)
+	w.awaitCondition(status.Unreachable, true, "")
+	if w.snapshot() != before || w.controller.Requests("enrol") != asked {
+		t.Error("a restart without a network changed something")
+	}
+}
+
+// TestABindingThatIsNotOurs: a controller, or whoever sits in its place, answers with another binding than was asked for.
+func TestABindingThatIsNotOurs(t *testing.T) {
+	t.Parallel()
+	other := agenttest.Ed25519(t, "a stolen service key")
+	for name, row := range map[string]struct {
+		script agenttest.Script
+		says   string
+	}{
+		"another WireGuard key": {agenttest.Script{Edit: func(b *binding.Binding) { b.PublicKey[0] ^= 1 }}, "another WireGuard key"},
+		"another identity key":  {agenttest.Script{Edit: func(b *binding.Binding) { b.IdentityKey[0] ^= 1 }}, "another identity key"},
+		"another node":          {agenttest.Script{Edit: func(b *binding.Binding) { b.Node = "db-1" }}, "node db-1"},
+		"another zone":          {agenttest.Script{Edit: func(b *binding.Binding) { b.Zone = "office" }}, "zone office"},
+		"another network":       {agenttest.Script{Edit: func(b *binding.Binding) { b.Network = "evil" }}, "network evil"},
+		"over already":          {agenttest.Script{Edit: func(b *binding.Binding) { b.Issued, b.Expires = 1, 2 }}, "ran out"},
+		"signed by another key": {agenttest.Script{Signer: &other}, "no enrolment key"},
+		"signed by the manifest's key": {agenttest.Script{Signer: func() *signer.PrivateKey {
+			k := agenttest.Ed25519(t, testNetwork+" manifest")
+			return &k
+		}()}, "no enrolment key"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := tokenWorld(t)
+			w.controller.Enrolment.Play(func(s *agenttest.Script) { *s = row.script })
+			before := w.snapshot()
+			w.start()
+			got := w.awaitCondition(status.EnrolmentFailing, true, enrol.ReasonBinding)
+			if !strings.Contains(got.Message, row.says) {
+				t.Errorf("the message does not say %q: %s", row.says, got.Message)
+			}
+			if w.member().Binding != nil || w.snapshot() != before {
+				t.Error("the binding counts")
+			}
+			w.controller.Enrolment.Play(func(s *agenttest.Script) { *s = agenttest.Script{} })
+			w.awaitStage(control.Bound)
+			w.awaitCondition(status.EnrolmentFailing, false, "")
+		})
+	}
+}
+
+func TestTheControllersWordsReachThePerson(t *testing.T) {
+	t.Parallel()
+	for name, row := range map[string]struct {
+		problem *protocol.Problem
+		reason  string
+	}{
+		"no rule":       {protocol.NewProblem(403, protocol.CodeEnrolRefused, "claim repository_id is 7, rule ci wants 42"), enrol.ReasonRefused},
+		"token":         {protocol.NewProblem(401, protocol.CodeToken, "claim aud is web, the issuer wants apex"), enrol.ReasonToken},
+		"provider down": {protocol.NewProblem(503, protocol.CodeUnavailable, "issuer corp does not answer"), enrol.ReasonProvider},
+		"too many":      {&protocol.Problem{Status: 429, Code: protocol.CodeTooMany, Detail: "at most 5 a minute", RetryAfter: 1}, enrol.ReasonLimited},
+		"name taken":    {protocol.NewProblem(409, protocol.CodeNameTaken, "node a stands in git"), enrol.ReasonRefused},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := tokenWorld(t)
+			w.controller.Enrolment.Play(func(s *agenttest.Script) {
+				s.Refuse = func(protocol.EnrolRequest) *protocol.Problem { return row.problem }
+			})
+			w.start()
+			got := w.awaitCondition(status.EnrolmentFailing, true, row.reason)
+			if !strings.Contains(got.Message, row.problem.Detail) || strings.Contains(got.Message, testToken) {
+				t.Errorf("the message is %q", got.Message)
+			}
+			w.awaitCondition(status.Ready, false, status.EnrolmentFailing)
+			w.controller.Enrolment.Play(func(s *agenttest.Script) { s.Refuse = nil })
+			w.awaitStage(control.Bound)
+		})
+	}
+}
+
+func TestClocksApart(t *testing.T) {
+	t.Parallel()
+	w := tokenWorld(t)
+	w.controller.Enrolment.Play(func(s *agenttest.Script) { s.ClockShift = 5 * time.Minute })
+	w.start()
+	got := w.awaitCondition(status.EnrolmentFailing, true, "")
+	if !strings.Contains(got.Message, "this host's clock is 5m0s behind the controller's") {
+		t.Errorf("the message is %q", got.Message)
+	}
+}
+
+func TestReview(t *testing.T) {
+	t.Parallel()
+	w := tokenWorld(t)
+	w.controller.Enrolment.Play(func(s *agenttest.Script) { s.Review = true })
+	w.start()
+	w.awaitStage(control.Waiting)
+	got := w.awaitCondition(status.AwaitingApproval, true, "")
+	if !strings.Contains(got.Message, "apex enrol approve "+w.member().WaitingID) {
+		t.Errorf("the message is %q", got.Message)
+	}
+	w.halt() // a restart goes on waiting, with the same token
+	w.write(filepath.Join(w.dir, "token"), "x.other.y")
+	w.start()
+	w.awaitStage(control.Waiting)
+	w.controller.Enrolment.Play(func(s *agenttest.Script) { s.Review = false })
+	w.awaitStage(control.Bound)
+	for _, req := range w.controller.Enrolment.Requests() {
+		if req.Token != testToken {
+			t.Errorf("asked with another token while the request waited")
+		}
+	}
+	w.awaitCondition(status.AwaitingApproval, false, "")
+	if raw, err := os.ReadFile(filepath.Join(w.dir, "state/networks", testNetwork, testZone, "credential.json")); err == nil {
+		t.Errorf("the token is kept after its use: %d bytes", len(raw))
+	}
+}
+
+// TestRenewal: at two thirds of its life a binding is renewed; what is in the way changes nothing on the host, and is
+// told; what runs out runs out, and comes back.
+func TestRenewal(t *testing.T) {
+	t.Parallel()
+	w := tokenWorld(t)
+	w.joined()
+	first := w.member().Binding
+	w.clock.Advance(45 * time.Minute)
+	agenttest.Await(t, "renewed", func() bool { return w.member().Binding.Expires > first.Expires })
+	w.awaitApplied(w.admit().Zone.Serial)
+
+	down := protocol.NewProblem(503, protocol.CodeUnavailable, "issuer corp does not answer")
+	w.controller.Enrolment.Play(func(s *agenttest.Script) {
+		s.Refuse = func(protocol.EnrolRequest) *protocol.Problem { return down }
+	})
+	before := w.snapshot()
+	w.clock.Advance(45 * time.Minute)
+	w.awaitCondition(status.EnrolmentFailing, true, enrol.ReasonProvider)
+	got := w.awaitCondition(status.EnrolmentExpiring, true, "")
+	if !strings.Contains(got.Message, "does not answer") {
+		t.Errorf("the message is %q", got.Message)
+	}
+	w.clock.Advance(time.Hour)
+	w.awaitCondition(status.EnrolmentExpired, true, "")
+	w.awaitCondition(status.EnrolmentExpiring, false, "")
+	w.awaitCondition(status.Ready, false, status.EnrolmentExpired)
+	if withoutIndex(w.snapshot()) != withoutIndex(before) {
+		t.Error("the host changed")
+	}
+	w.controller.Enrolment.Play(func(s *agenttest.Script) { s.Refuse = nil })
+	w.awaitStage(control.Bound)
+	w.admit()
+	w.awaitCondition(status.Ready, true, "")
+}
+
+// TestARenewedTokenFileEndsTheWait: the refused token is not asked with for long once a new one is there.
+func TestARenewedTokenFileEndsTheWait(t *testing.T) {
+	t.Parallel()
+	w := tokenWorld(t)
+	fresh := "x.fresh.y"
+	inner := w.edit
+	w.edit = func(o *Options) { inner(o); o.Times.EnrolMin, o.Times.EnrolMax = time.Hour, time.Hour }
+	w.controller.Enrolment.Play(func(s *agenttest.Script) {
+		s.Refuse = func(req protocol.EnrolRequest) *protocol.Problem {
+			if req.Token == fresh {
+				return nil
+			}
+			return protocol.NewProblem(401, protocol.CodeToken, "the token is too old")
+		}
+	})
+	w.start()
+	w.awaitCondition(status.EnrolmentFailing, true, enrol.ReasonToken)
+	// As Kubernetes does it: another file takes the place of the first.
+	next := filepath.Join(w.dir, "token.next")
+	w.write(next, fresh)
+	if err := os.Rename(next, filepath.Join(w.dir, "token")); err != nil {
+		t.Fatal(err)
+	}
+	w.awaitStage(control.Bound)
+}
+
+func TestAPersonJoins(t *testing.T) {
+	t.Parallel()
+	w := joining(t, JoinConfig{})
+	w.start()
+	w.awaitCondition(status.EnrolmentNeeded, true, "NoIdentity")
+	client := w.control()
+	w.awaitSocket()
+	info, err := client.Enrolment(t.Context(), "")
+	if err != nil || info.Info == nil || info.Info.Issuers[0].Name != "corp" || info.Node != "a" {
+		t.Fatalf("got %+v, %v", info, err)
+	}
+	wireguard, identity := w.nodes[0].PublicKey, peermap.Key(w.nodes[0].Identity.Raw())
+	if info.Commitment != protocol.Commitment(testNetwork, wireguard, identity) {
+		t.Error("the commitment is for other keys")
+	}
+	w.controller.Enrolment.Play(func(s *agenttest.Script) {
+		s.Refuse = func(protocol.EnrolRequest) *protocol.Problem {
+			return protocol.NewProblem(403, protocol.CodeEnrolRefused, "rule staff wants group ops")
+		}
+	})
+	_, err = client.Join(t.Context(), control.Join{Issuer: "corp", IDToken: testToken, Routes: nil})
+	var problem *protocol.Problem
+	if !errors.As(err, &problem) || problem.Detail != "rule staff wants group ops" || problem.Code != protocol.CodeEnrolRefused {
+		t.Fatalf("the controller's words are lost: %v", err)
+	}
+	w.controller.Enrolment.Play(func(s *agenttest.Script) { s.Refuse = nil })
+	got, err := client.Join(t.Context(), control.Join{Issuer: "corp", IDToken: testToken})
+	if err != nil || got.Stage != control.Bound || got.Automatic {
+		t.Fatalf("got %+v, %v", got, err)
+	}
+	w.awaitApplied(w.admit().Zone.Serial)
+	w.awaitCondition(status.EnrolmentNeeded, false, "")
+	w.clock.Advance(41 * time.Minute) // the last third
+	w.awaitCondition(status.EnrolmentExpiring, true, "")
+	w.clock.Advance(time.Hour)
+	w.awaitCondition(status.EnrolmentNeeded, true, "")
+}
+
+// TestRefreshToken: what a person leaves behind renews the binding, replaces itself, and ends with a clear word.
+func TestRefreshToken(t *testing.T) {
+	t.Parallel()
+	var round atomic.Int64
+	var ended atomic.Bool
+	idp := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		rw.Header().Set("Content-Type", "application/json")
+		want := "refresh-" + string(rune('0'+round.Load()))
+		if ended.Load() || r.FormValue("refresh_token") != want || r.FormValue("client_id") != "apex-cli" {
+			rw.WriteHeader(http.StatusBadRequest)
+			rw.Write([]byte(`{"error":"invalid_grant","error_description":"session ended"}`))
+			return
+		}
+		next := string(rune('0' + round.Add(1)))
+		rw.Write([]byte(`{"id_token":"x.round-` + next + `.y","refresh_token":"refresh-` + next + `","token_type":"Bearer"}`))
+	}))
+	defer idp.Close()
+	w := joining(t, JoinConfig{})
+	w.start()
+	w.awaitSocket()
+	join := control.Join{IDToken: testToken, RefreshToken: "refresh-0", TokenEndpoint: idp.URL, ClientID: "apex-cli"}
+	bad := join
+	bad.TokenEndpoint = "http://id.example/token"
+	if _, err := w.control().Join(t.Context(), bad); err == nil || !strings.Contains(err.Error(), "https") {
+		t.Errorf("a refresh token for plain http: %v", err)
+	}
+	got, err := w.control().Join(t.Context(), join)
+	if err != nil || !got.Automatic {
+		t.Fatalf("got %+v, %v", got, err)
+	}
+	path := filepath.Join(w.dir, "state/networks", testNetwork, testZone, "credential.json")
+	for i := range 2 {
+		before := w.member().Binding.Expires
+		w.clock.Advance(45 * time.Minute)
+		agenttest.Await(t, "renewed", func() bool { return w.member().Binding.Expires > before })
+		if i == 0 {
+			w.halt() // the new refresh token survives a restart
+			w.start()
+			w.awaitStage(control.Bound)
+		}
+	}
+	if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("the refresh token: %v, %v", info, err)
+	}
+	if r := w.controller.Enrolment.Requests(); r[len(r)-1].Token != "x.round-2.y" {
+		t.Error("renewed with another token")
+	}
+	ended.Store(true)
+	w.clock.Advance(45 * time.Minute)
+	failing := w.awaitCondition(status.EnrolmentFailing, true, enrol.ReasonSignIn)
+	if !strings.Contains(failing.Message, "session ended") || strings.Contains(failing.Message, "refresh-2") {
+		t.Errorf("the message is %q", failing.Message)
+	}
+	w.awaitCondition(status.EnrolmentExpiring, true, "")
+	if _, err := os.Stat(path); err == nil {
+		t.Error("a refresh token that is worth nothing is kept")
+	}
+}
+
+func TestLeaveAndComeBack(t *testing.T) {
+	t.Parallel()
+	w := tokenWorld(t)
+	empty := w.snapshot()
+	w.joined()
+	got, err := w.control().Leave(t.Context(), testZone)
+	if err != nil || got.Stage != control.Unbound {
+		t.Fatalf("got %+v, %v", got, err)
+	}
+	agenttest.Await(t, "the host is as it was", func() bool { return w.snapshot() == empty })
+	w.awaitCondition(status.EnrolmentNeeded, true, "Left")
+	if left := w.controller.Enrolment.Left(); len(left) != 1 {
+		t.Errorf("said goodbye: %v", left)
+	}
+	w.halt() // it stays out, although a token is at hand
+	asked := w.controller.Requests("enrol")
+	w.start()
+	w.awaitCondition(status.EnrolmentNeeded, true, "Left")
+	if w.controller.Requests("enrol") != asked || w.snapshot() != empty {
+		t.Error("the host joined again by itself")
+	}
+	agenttest.Await(t, "joined again", func() bool { _, err := w.control().Join(t.Context(), control.Join{}); return err == nil })
+	w.awaitApplied(w.admit().Zone.Serial)
+	w.awaitCondition(status.Ready, true, "")
+}
+
+func TestEphemeralNodesSayGoodbye(t *testing.T) {
+	t.Parallel()
+	w := tokenWorld(t)
+	w.controller.Enrolment.Play(func(s *agenttest.Script) { s.Ephemeral = true })
+	w.joined()
+	w.halt()
+	if left := w.controller.Enrolment.Left(); len(left) != 1 || left[0] != "a" {
+		t.Errorf("said goodbye: %v", left)
+	}
+	w.start() // and the next run joins anew
+	w.awaitStage(control.Bound)
+}
+
+// TestALostBindingIsAskedForAgain: a controller that was restored from an old backup does not know the node any more.
+func TestALostBindingIsAskedForAgain(t *testing.T) {
+	t.Parallel()
+	w := tokenWorld(t)
+	w.joined()
+	asked := len(w.controller.Enrolment.Requests())
+	w.controller.Enrolment.Drop("a")
+	w.clock.Advance(5 * time.Minute)
+	w.publish(func(z *agenttest.Zone) { z.Nodes = w.nodes[1:] })
+	w.controller.Stop()
+	w.controller.Start()
+	agenttest.Await(t, "asked again", func() bool { return len(w.controller.Enrolment.Requests()) > asked })
+	agenttest.Await(t, "bound again", func() bool { _, ok := w.controller.Enrolment.Binding("a"); return ok })
+	w.awaitApplied(w.admit().Zone.Serial)
+}
+
+func TestARemovedNodeIsNotReady(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.publish(nil)
+	w.start()
+	w.awaitApplied(1)
+	w.awaitCondition(status.Ready, true, "")
+	before := w.snapshot()
+	w.publish(func(z *agenttest.Zone) { z.Nodes = w.nodes[1:] })
+	w.controller.Stop()
+	w.controller.Start()
+	w.awaitCondition(status.NotMember, true, "")
+	w.awaitCondition(status.Ready, false, status.NotMember)
+	if w.snapshot() != before {
+		t.Error("the host changed")
+	}
+	for _, c := range w.zoneStatus().Conditions {
+		if strings.HasPrefix(c.Type, "Enrolment") && c.Status {
+			t.Errorf("a node from git is told of enrolment: %+v", c)
+		}
+	}
+}
+
+// TestRotation: the host goes over to new keys with the generation that names them, keeps its interface, and forgets the
+// old ones once a controller has accepted the new; a static node does so when a person has put them into git.
+func TestRotation(t *testing.T) {
+	t.Parallel()
+	for name, enrolled := range map[string]bool{"enrolled": true, "in git": false} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			var w *world
+			if enrolled {
+				w = tokenWorld(t)
+				w.joined()
+			} else {
+				w = newWorld(t)
+				w.publish(nil)
+				w.start()
+				w.awaitApplied(1)
+			}
+			old := w.agent.opt.Keys.Current(testZone)
+			_, oldIdentity := old.Public()
+			link, err := w.host.Backends().Links.Link(t.Context(), testIface)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got, err := w.control().Rotate(t.Context(), testZone)
+			if err != nil || got.Done || got.Enrolled != enrolled || len(got.Static) > 0 == enrolled {
+				t.Fatalf("got %+v, %v", got, err)
+			}
+			if again, err := w.control().Rotate(t.Context(), ""); err != nil || again.PublicKey != got.PublicKey {
+				t.Errorf("a second call makes other keys: %v", err)
+			}
+			w.publish(func(z *agenttest.Zone) { // the controller has new keys, this generation not yet
+				z.Nodes = append([]agenttest.Node(nil), w.nodes...)
+				z.Rules = agenttest.SSHRule(0)
+			})
+			w.awaitApplied(w.serial)
+			w.nodes[0].PublicKey, w.nodes[0].IdentityKey = got.PublicKey, got.IdentityKey
+			w.publish(nil)
+			w.awaitApplied(w.serial)
+			agenttest.Await(t, "rotated", func() bool {
+				r, err := w.control().Rotation(t.Context(), "")
+				return err == nil && r.Done && r.PublicKey == got.PublicKey
+			})
+			device, err := w.host.Backends().WireGuard.Device(t.Context(), testIface)
+			if err != nil || peermap.Key(device.PublicKey) != got.PublicKey {
+				t.Errorf("the interface has key %v, %v", device.PublicKey, err)
+			}
+			if after, err := w.host.Backends().Links.Link(t.Context(), testIface); err != nil || after.Index != link.Index {
+				t.Error("the interface was made anew")
+			}
+			if now := w.agent.zones[0].identity().Raw(); now == oldIdentity || now != got.IdentityKey {
+				t.Error("the old identity key is still used")
+			}
+			w.awaitCondition(status.Ready, true, "")
+			w.publish(nil) // and it goes on
+			w.awaitApplied(w.serial)
+		})
+	}
+}
+
+// TestRotationWithHalfOfItInGit: a person has put the new WireGuard key into git and forgotten the identity key. The host
+// must not throw away the old one.
+func TestRotationWithHalfOfItInGit(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.publish(nil)
+	w.start()
+	w.awaitApplied(1)
+	got, err := w.agent.rotate(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.nodes[0].PublicKey = got.PublicKey
+	w.publish(nil)
+	w.awaitApplied(2)
+	w.controller.Stop() // every connection is made anew, with whichever key is accepted
+	w.controller.Start()
+	w.publish(nil)
+	w.awaitApplied(3)
+	if r, err := w.control().Rotation(t.Context(), ""); err != nil || r.Done {
+		t.Fatalf("the rotation is over: %+v, %v", r, err)
+	}
+	w.nodes[0].IdentityKey = got.IdentityKey
+	w.publish(nil)
+	w.controller.Stop()
+	w.controller.Start()
+	agenttest.Await(t, "rotated", func() bool { r, err := w.control().Rotation(t.Context(), ""); return err == nil && r.Done })
+	w.publish(nil)
+	w.awaitApplied(5)
+}
+
+// rotate asks as the socket does.
+func (a *Agent) rotate(ctx context.Context) (control.Rotation, error) {
+	return controls{a}.Rotate(ctx, "")
+}
