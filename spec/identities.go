@@ -46,6 +46,54 @@ func (n IdentityNames) Split(text string) (issuer, name string, ok bool) {
 	return n.issuers[0], text, true
 }
 
+// MemberEndpoint is an endpoint of an Assertion that stands for whoever a member rule admits: "user:<name>" or
+// "group:<name>". One of User and Group is set, as written.
+type MemberEndpoint struct{ User, Group string }
+
+// ParseMemberEndpoint reads a member endpoint.
+func ParseMemberEndpoint(s string) (MemberEndpoint, bool) {
+	kind, name, _ := strings.Cut(s, ":")
+	switch {
+	case !ValidIdentity(name):
+	case kind == "user":
+		return MemberEndpoint{User: name}, true
+	case kind == "group":
+		return MemberEndpoint{Group: name}, true
+	}
+	return MemberEndpoint{}, false
+}
+
+// Named gives the endpoint with another name.
+func (e MemberEndpoint) Named(name string) MemberEndpoint {
+	if e.User != "" {
+		return MemberEndpoint{User: name}
+	}
+	return MemberEndpoint{Group: name}
+}
+
+// RulesFor gives the member rules by which somebody may enrol of whom only this is known: the user or the group, of an
+// issuer. Those are the rules that name it, up to the first that asks for no more; if none names it, those that name nobody
+// and only match claims.
+func (z *ZoneSpec) RulesFor(issuer string, who MemberEndpoint) []*MemberRule {
+	var naming, open []*MemberRule
+	for i := range z.Members {
+		r := &z.Members[i]
+		switch {
+		case r.Issuer != issuer:
+		case who.User != "" && slices.Contains(r.Users, who.User) || who.Group != "" && slices.Contains(r.Groups, who.Group):
+			if naming = append(naming, r); len(r.Match) == 0 {
+				return naming
+			}
+		case len(r.Users)+len(r.Groups) == 0 && len(r.Match) > 0:
+			open = append(open, r)
+		}
+	}
+	if naming != nil {
+		return naming
+	}
+	return open
+}
+
 // Qualify gives the qualified name that a policy's text means, or "" if Split gives false.
 func (n IdentityNames) Qualify(text string) string {
 	issuer, name, ok := n.Split(text)

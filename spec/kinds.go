@@ -105,8 +105,9 @@ type Revocation struct {
 	User string `yaml:"user,omitempty" json:"user,omitempty" apex:"identity"`
 	// Subject is the identity's `sub`.
 	Subject string `yaml:"subject,omitempty" json:"subject,omitempty"`
-	// Zone and Node name an enrolled node.
+	// Zone is where the node is that Node names; beside a user or subject it limits the revocation to one zone.
 	Zone string `yaml:"zone,omitempty" json:"zone,omitempty" apex:"name"`
+	// Node is the name of an enrolled node of Zone.
 	Node string `yaml:"node,omitempty" json:"node,omitempty" apex:"name"`
 	// Before limits the revocation to bindings issued before this instant (RFC 3339), so that who was revoked by mistake, or has
 	// a new laptop, can enrol again.
@@ -212,8 +213,9 @@ const (
 type Approval struct {
 	// Node is the name that the node asked for.
 	Node string `yaml:"node" json:"node" apex:"name"`
-	// PublicKey and IdentityKey are the keys it showed.
-	PublicKey   Key `yaml:"publicKey" json:"publicKey"`
+	// PublicKey is the WireGuard key that it showed.
+	PublicKey Key `yaml:"publicKey" json:"publicKey"`
+	// IdentityKey is the Ed25519 key that it showed.
 	IdentityKey Key `yaml:"identityKey" json:"identityKey"`
 }
 

@@ -16,7 +16,7 @@ import (
 // It is meant to follow Load, also when that reported errors: fields that could not be read are passed over in silence.
 // The cost is O(n log n) in the number of documents and of items in them.
 func (r *Repository) Validate(now time.Time) diag.List {
-	c := checker{repo: r, now: now, zones: make(map[string]*zoneFacts, len(r.Zones)), hints: maxHints}
+	c := checker{repo: r, now: now, zones: make(map[string]*zoneFacts, len(r.Zones)), names: r.IdentityNames(), hints: maxHints}
 	for _, z := range r.Zones {
 		c.zones[z.Value.Metadata.Name] = newZoneFacts(r, z)
 	}
@@ -24,6 +24,8 @@ func (r *Repository) Validate(now time.Time) diag.List {
 	c.checkZones()
 	c.checkNodes()
 	c.checkKeys()
+	c.checkIssuers()
+	c.checkMembers()
 	c.checkRoutes()
 	c.checkHosts()
 	c.checkPolicies()
@@ -42,6 +44,7 @@ type checker struct {
 	now   time.Time
 	list  diag.List
 	zones map[string]*zoneFacts
+	names IdentityNames
 	hints int // searches for near names that are left
 }
 
@@ -86,6 +89,8 @@ type zoneFacts struct {
 	routes prefixSet           // every prefix behind a node of the zone
 	claims prefixSet           // what the trust root lets the zone's nodes carry
 	labels map[string]postings // by label key
+	// memberRoutes is what member rules let enrolled nodes carry.
+	memberRoutes prefixSet
 	// holders are the nodes by address, filled in by holder.
 	holders map[netip.Addr]string
 }
@@ -105,6 +110,11 @@ func newZoneFacts(r *Repository, doc *Document[Zone]) *zoneFacts {
 				z.labels[k] = postings{}
 			}
 			z.labels[k][v] = append(z.labels[k][v], int32(i))
+		}
+	}
+	for _, m := range doc.Value.Spec.Members {
+		for _, p := range m.Routes {
+			z.memberRoutes.add(p)
 		}
 	}
 	if r.TrustRoot != nil {

@@ -37,7 +37,9 @@ func (c *checker) checkSide(p *Document[Policy], path string, side []Selector, z
 			continue
 		}
 		if len(s.Groups)+len(s.Users) > 0 {
+			found, ok := c.identities(p, indexed(path, i), s, z)
 			identities++
+			matched, sound = matched || found, sound && ok
 			continue
 		}
 		found, ok := c.matches(p, indexed(path, i), s, z)
@@ -46,7 +48,8 @@ func (c *checker) checkSide(p *Document[Policy], path string, side []Selector, z
 	switch {
 	case matched || !sound || len(side) == 0 || c.repo.incomplete:
 	case identities > 0:
-		c.warnf(p, path, diag.IdentitySelector, "", "the rule waits for nodes that enrol as this group or user")
+		c.warnf(p, path, diag.IdentitySelector, "add a rule to spec.members of the zone", "no member rule of zone %s lets such a user or group enrol",
+			z.doc.Value.Metadata.Name)
 	default:
 		c.warnf(p, path, diag.RuleMatchesNothing, "remove the rule, or make what it selects", "no selector of this side matches anything in zone %s",
 			z.doc.Value.Metadata.Name)
@@ -93,17 +96,67 @@ func (c *checker) matches(p *Document[Policy], path string, s *Selector, z *zone
 		c.errorf(p, path+".node", diag.UnknownNode, c.near(s.Node, z.nodeNames), "there is no node %q in zone %s", s.Node, zone)
 		return false, false
 	case s.CIDR.IsValid():
-		return z.routes.covers(s.CIDR), true
+		return z.routes.covers(s.CIDR) || z.memberRoutes.covers(s.CIDR), true
 	}
 	for _, key := range slices.Sorted(maps.Keys(s.Labels)) {
-		if z.labels[key] == nil && len(z.doc.Value.Spec.Dynamic) == 0 && !c.repo.incomplete {
+		if z.labels[key] == nil && !z.memberLabel(key) && !c.repo.incomplete {
 			at := joinPath(path+".labels", key)
 			c.errorf(p, at, diag.UnknownLabel, c.near(key, func() []string { return slices.Sorted(maps.Keys(z.labels)) }),
 				"no node of zone %s has a label %q", zone, key)
 			return false, false
 		}
 	}
-	return z.anyLabelled(s.Labels), true
+	return z.anyLabelled(s.Labels) || z.anyMemberLabelled(s.Labels), true
+}
+
+// identities reports users and groups of which it is not clear whose they are, and whether the zone has a member rule for
+// the issuer of any of them.
+func (c *checker) identities(p *Document[Policy], path string, s *Selector, z *zoneFacts) (found, ok bool) {
+	ok = true
+	for _, list := range []struct {
+		field string
+		names []string
+	}{{".users", s.Users}, {".groups", s.Groups}} {
+		for i, name := range list.names {
+			issuer, _, clear := c.names.Split(name)
+			if clear {
+				found = found || z.hasMembersOf(issuer)
+				continue
+			}
+			if issuers := c.names.Issuers(); len(issuers) > 0 && name != "" {
+				ok = false
+				c.errorf(p, indexed(path+list.field, i), diag.AmbiguousIdentity, "write "+QualifiedIdentity(issuers[0], name),
+					"the network has %d issuers, and %q does not say which", len(issuers), clip(name))
+			}
+		}
+	}
+	return found, ok
+}
+
+func (z *zoneFacts) hasMembersOf(issuer string) bool {
+	return slices.ContainsFunc(z.doc.Value.Spec.Members, func(r MemberRule) bool { return r.Issuer == issuer })
+}
+
+// memberLabel reports whether enrolled nodes may carry a label with this key. A zone with a dynamic range and no rule yet may
+// come to carry any.
+func (z *zoneFacts) memberLabel(key string) bool {
+	s := &z.doc.Value.Spec
+	if len(s.Members) == 0 {
+		return len(s.Dynamic) > 0
+	}
+	return slices.ContainsFunc(s.Members, func(r MemberRule) bool { _, ok := r.Labels[key]; return ok })
+}
+
+// anyMemberLabelled reports whether some member rule gives all labels.
+func (z *zoneFacts) anyMemberLabelled(labels map[string]string) bool {
+	return slices.ContainsFunc(z.doc.Value.Spec.Members, func(r MemberRule) bool {
+		for k, v := range labels {
+			if got, ok := r.Labels[k]; !ok || got != v {
+				return false
+			}
+		}
+		return true
+	})
 }
 
 // anyLabelled reports whether some node carries all labels, looking only at those that carry the rarest.
@@ -159,10 +212,14 @@ func (c *checker) checkTestEndpoint(t *Document[PolicyTest], path, endpoint stri
 	if endpoint == "" || c.repo.incomplete || c.repo.Node(zone, endpoint) != nil {
 		return
 	}
+	if who, ok := ParseMemberEndpoint(endpoint); ok {
+		c.checkMemberEndpoint(t, path, endpoint, who, z)
+		return
+	}
 	prefix, ok := ParseEndpoint(endpoint)
 	switch {
 	case !ok && strings.ContainsAny(endpoint, ":/") || !ok && strings.Count(endpoint, ".") == 3:
-		c.errorf(t, path, diag.TestEndpoint, "write the name of a node, an address or a prefix without host bits", "%q is not an endpoint", clip(endpoint))
+		c.errorf(t, path, diag.TestEndpoint, "write the name of a node, an address, a prefix without host bits, user:NAME or group:NAME", "%q is not an endpoint", clip(endpoint))
 	case !ok:
 		c.errorf(t, path, diag.UnknownNode, c.near(endpoint, z.nodeNames), "there is no node %q in zone %s", clip(endpoint), zone)
 	case z.routes.covers(prefix):
@@ -170,6 +227,20 @@ func (c *checker) checkTestEndpoint(t *Document[PolicyTest], path, endpoint stri
 		c.errorf(t, path, diag.TestEndpoint, "write "+z.holder(prefix.Addr()), "%s is a node's own address; tests call nodes by name", endpoint)
 	default:
 		c.errorf(t, path, diag.TestEndpoint, "name a node, or an address or prefix inside some node's route", "no node of zone %s carries %s", zone, endpoint)
+	}
+}
+
+// checkMemberEndpoint reports a user or group that no member rule lets enrol.
+func (c *checker) checkMemberEndpoint(t *Document[PolicyTest], path, endpoint string, who MemberEndpoint, z *zoneFacts) {
+	issuer, name, clear := c.names.Split(who.User + who.Group)
+	if issuers := c.names.Issuers(); !clear && len(issuers) > 0 {
+		c.errorf(t, path, diag.AmbiguousIdentity, "write "+QualifiedIdentity(issuers[0], name), "the network has %d issuers, and %q does not say which",
+			len(issuers), clip(endpoint))
+		return
+	}
+	if who = who.Named(name); len(z.doc.Value.Spec.RulesFor(issuer, who)) == 0 {
+		c.errorf(t, path, diag.TestEndpoint, "name a user or group of spec.members of the zone", "no member rule of zone %s admits %s",
+			z.doc.Value.Metadata.Name, clip(endpoint))
 	}
 }
 

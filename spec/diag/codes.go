@@ -2,7 +2,7 @@ package diag
 
 // The codes. A code keeps its meaning for ever; a retired one is not given out again. 10xx text and syntax, 11xx YAML
 // traps, 12xx schema, 13xx names and references, 14xx addresses, 15xx keys, 16xx routes, 17xx policy, 18xx trust root,
-// 19xx policy tests.
+// 19xx policy tests, 20xx enrolment.
 const (
 	FileTooLarge     = "APX1001"
 	NotUTF8          = "APX1002"
@@ -95,6 +95,17 @@ const (
 	TrustKeyRoles    = "APX1814"
 
 	TestFailed = "APX1901"
+
+	BadClaim          = "APX2001"
+	MemberNobody      = "APX2002"
+	UnknownIssuer     = "APX2003"
+	BadIssuer         = "APX2004"
+	MembersNowhere    = "APX2005"
+	MemberAnybody     = "APX2006"
+	AmbiguousIdentity = "APX2007"
+	BadRevocation     = "APX2008"
+	ApprovalUnused    = "APX2009"
+	NoEnrolmentKey    = "APX2010"
 )
 
 // Entry explains one code.

@@ -41,7 +41,7 @@ func Table() []Entry {
 		{BadTime, "bad time", "A time is an RFC 3339 instant in whole seconds with its zone, such as 2030-01-31T12:00:00Z, from the year 2000 to 9999."},
 		{BadPort, "bad port", "A port is tcp/5432, udp/53, tcp/8000-8099, tcp, udp or icmp."},
 		{BadEndpoint, "bad endpoint", "An endpoint is host:port, where host is an address ([IPv6] in brackets) or a DNS name, and port is 1 to 65535."},
-		{SelectorShape, "selector is not exactly one field", "A selector sets exactly one of any, node, labels, cidr, group and user. A list of selectors is a union."},
+		{SelectorShape, "selector is not exactly one field", "A selector sets exactly one of any, node, labels, cidr, groups and users. A list of selectors is a union."},
 		{DuplicateItem, "item stands twice", "The list names the same thing twice."},
 		{BadPath, "bad path pattern", "A path is slash-separated, relative and clean; `*` and `?` match within a name, `**` is a name of its own and crosses folders."},
 		{BadScalar, "bad value", "The value cannot be read as its type."},
@@ -74,8 +74,8 @@ func Table() []Entry {
 
 		{RuleMatchesNothing, "rule matches nothing", "Nothing that exists now matches one side of the rule, so it allows nothing. It may be meant for later; more often it is a slip."},
 		{RuleExpired, "rule has expired", "The rule's notAfter has passed: it allows nothing any more. Remove it, or move the date."},
-		{IdentitySelector, "identity selector matches nothing yet", "Groups and users select enrolled nodes; until nodes enrol by identity the selector matches nothing."},
-		{TestEndpoint, "unknown endpoint in a policy test", "from and to are the name of a node of the zone, or an address or prefix inside some node's route."},
+		{IdentitySelector, "identity selector matches nobody", "Groups and users select enrolled nodes, and no member rule of the zone lets anybody of this issuer enrol. The rule may be meant for later; more often it is a slip."},
+		{TestEndpoint, "unknown endpoint in a policy test", "from and to are the name of a node of the zone, an address or prefix inside some node's route, or user:NAME or group:NAME for whoever a member rule of the zone admits."},
 		{TestEmpty, "policy test asserts nothing", "A PolicyTest needs at least one assertion under allow or deny."},
 
 		{NoTrustRoot, "no trust root", "Without trust/root.yaml nobody can say whose signatures count, and nothing can be published. Make one with `apex trust init`."},
@@ -94,5 +94,16 @@ func Table() []Entry {
 		{TrustKeyRoles, "key with one role too many", "Enrolment keys sign bindings on a service that strangers speak to, so they hold no other role."},
 
 		{TestFailed, "policy test failed", "The policy does not do what the assertion says. Change the policy, or the assertion if the policy is right; a failing test blocks publishing."},
+
+		{BadClaim, "bad claim or pattern", "A claim is named as the token does, or by a JSON Pointer (`/realm_access/roles`). A pattern is an exact value in which `*` may stand for one whole segment between `/`, `:` and `@`, and a last `**` for one or more. `acme*` is refused because it would let in acme-evil; write `acme/*`."},
+		{MemberNobody, "member rule names nobody", "A member rule sets at least one of users, groups and match. To admit everybody of an issuer, say so: `match: {sub: \"**\"}`."},
+		{UnknownIssuer, "unknown issuer", "No entry of spec.issuers of the Network has this name."},
+		{BadIssuer, "bad issuer", "An issuer's url is what its tokens carry as `iss`, character for character: https (http only for a loopback address), without query, fragment or user. Its audience and scopes are words without spaces."},
+		{MembersNowhere, "members without a dynamic range", "Enrolled nodes get their addresses from spec.dynamic of the zone. Without one nobody can enrol."},
+		{MemberAnybody, "member rule admits everybody", "Every identity of the issuer meets the rule. With a public provider that is the whole world. Name users, groups or a claim that only your people have, or ask for a review."},
+		{AmbiguousIdentity, "user or group of which issuer", "The network has several issuers, and two of them may know different people by one name. Write `<issuer>:<name>`."},
+		{BadRevocation, "revocation that ends nothing", "An entry of spec.revoked names a binding by its digest (64 hex digits), a user or subject together with its issuer, or a node together with its zone. What is set must all hold."},
+		{ApprovalUnused, "approval that nothing asks for", "No member rule of the zone says `approval: review`, or the approval stands twice. Remove it."},
+		{NoEnrolmentKey, "no enrolment key", "The trust root names no enrolment key, so that no binding counts and nobody can enrol. Add one with `apex trust rotate`."},
 	}
 }

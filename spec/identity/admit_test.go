@@ -356,6 +356,11 @@ func TestFromClaims(t *testing.T) {
 	if err != nil || id.Username != "e@x" || !slices.Equal(id.Groups, []string{"a", "b"}) || len(id.Claims) != 2 || id.Claims[1].Values[0] != "12" {
 		t.Fatalf("%+v %v", id, err)
 	}
+	for token, want := range map[string]int{`{"sub":"s","email":"e@x"}`: 0, `{"sub":"s","email":"e@x","email_verified":true}`: 1} {
+		if id, err := read(issuer, token, "email"); err != nil || len(id.Claims) != want {
+			t.Errorf("%s: %+v %v", token, id.Claims, err)
+		}
+	}
 	mapped := func(user, groups string) spec.Issuer {
 		i := issuer
 		i.Claims = spec.ClaimMapping{Username: user, Groups: groups}

@@ -31,7 +31,7 @@ var ErrClaims = errors.New("the token's claims make no identity")
 const defaultGroups = "groups"
 
 // FromClaims reads the claims of a verified token of an issuer (decoded with json.Number, see claims.Decode). Wanted are
-// further claims to keep: those that member rules match on (Wanted gives them). What a rule could not name is left out:
+// further claims to keep: those that member rules match on (Wanted gives them); an email that is not verified is not kept. What a rule could not name is left out:
 // a group that is no name, a claim without a text. Errors: ErrClaims.
 //
 // The username is the claim that the mapping names; `email` only if `email_verified` says so. Without a mapping it is
@@ -56,6 +56,9 @@ func FromClaims(issuer spec.Issuer, token map[string]any, wanted []string) (bind
 	}
 	for _, name := range distinct(wanted) {
 		values, ok := claims.Lookup(token, name)
+		if isEmail(name) && verifiedEmail(token) == "" {
+			ok = false // what people say of themselves admits nobody
+		}
 		if !ok {
 			continue
 		}
@@ -86,10 +89,10 @@ func Wanted(repo *spec.Repository, issuer string) []string {
 func username(issuer spec.Issuer, token map[string]any) string {
 	name := issuer.Claims.Username
 	var out string
-	switch name {
-	case "email", "/email":
+	switch {
+	case isEmail(name):
 		out = verifiedEmail(token)
-	case "":
+	case name == "":
 		if out = verifiedEmail(token); out == "" {
 			out = one(token, "sub")
 		}
@@ -101,6 +104,8 @@ func username(issuer spec.Issuer, token map[string]any) string {
 	}
 	return out
 }
+
+func isEmail(claim string) bool { return claim == "email" || claim == "/email" }
 
 // verifiedEmail gives the email if the issuer says that it belongs to the subject. Some issuers write the boolean as text.
 func verifiedEmail(token map[string]any) string {
