@@ -151,7 +151,7 @@ func compareZone(ctx context.Context, local *gitsource.Local, trust verify.Trust
 		enrolled = nil
 	}
 	admitted := b.Admit(loaded, enrolled, asOf)
-	if list := admitted.Lists[z.Zone]; len(enrolled) > 0 && peermap.DigestOf(list) != served.Bindings {
+	if list := admitted.Lists[z.Zone]; served.Bindings != (peermap.Digest{}) && peermap.DigestOf(list) != served.Bindings {
 		return errEnrolled
 	}
 	zones, _, err := b.Compile(loaded, admitted, result.Root, asOf)

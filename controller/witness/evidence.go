@@ -39,7 +39,9 @@ const (
 //	                                    ├─ one refused ──▶ the generation is refused, naming it
 //	                                    └─ no answer ────▶ tried again
 type inquiry struct {
-	done chan struct{}
+	asked map[peermap.Digest]bool
+	stop  context.CancelFunc
+	done  chan struct{}
 	// What came of it, to be read when done is closed.
 	good []*binding.Signed
 	err  error
@@ -55,17 +57,18 @@ func (w *witness) bindings(ctx context.Context, m peermap.Manifest, last *signed
 	if err != nil {
 		return nil, nil, err
 	}
-	if err := w.hear(m.Zone, entries, last); err != nil {
-		return nil, nil, err
+	if unknown := w.unknown(entries); len(unknown) > 0 {
+		if err := w.hear(m.Zone, entries, unknown, last); err != nil {
+			return nil, nil, err
+		}
+		if unknown = w.unknown(entries); len(unknown) > 0 {
+			w.inquire(ctx, m, unknown, l.Repo, root)
+			return nil, nil, errInquiring
+		}
 	}
-	var unknown []peermap.Digest
 	out := make([]*binding.Signed, 0, len(entries))
 	for _, e := range entries {
-		s, ok := w.memory.judged[e.Digest]
-		if !ok {
-			unknown = append(unknown, e.Digest)
-			continue
-		}
+		s := w.memory.judged[e.Digest]
 		if s.Binding.Network != m.Network || s.Binding.Zone != m.Zone || s.Binding.Node != e.Node {
 			return nil, nil, refusef("binding %s is of node %s of zone %s, not of %s of zone %s", e.Digest, s.Binding.Node, s.Binding.Zone, e.Node, m.Zone)
 		}
@@ -77,11 +80,18 @@ func (w *witness) bindings(ctx context.Context, m peermap.Manifest, last *signed
 		}
 		out = append(out, s)
 	}
-	if len(unknown) > 0 {
-		w.inquire(ctx, m, unknown, l.Repo, root)
-		return nil, nil, errInquiring
-	}
 	return out, list, nil
+}
+
+// unknown are the entries that were not judged yet.
+func (w *witness) unknown(entries []binding.Entry) []peermap.Digest {
+	var out []peermap.Digest
+	for _, e := range entries {
+		if _, ok := w.memory.judged[e.Digest]; !ok {
+			out = append(out, e.Digest)
+		}
+	}
+	return out
 }
 
 // list fetches the list that a manifest names.
@@ -103,8 +113,9 @@ func (w *witness) list(ctx context.Context, m peermap.Manifest, last *signed) ([
 	return list, entries, nil
 }
 
-// hear takes over what came of the zone's inquiry if it is done, and forgets what nobody asks about any more.
-func (w *witness) hear(zone string, entries []binding.Entry, last *signed) error {
+// hear takes over what came of the zone's inquiry if it is done, and forgets what nobody asks about any more. One that is
+// about nothing that is asked for now is ended.
+func (w *witness) hear(zone string, entries []binding.Entry, unknown []peermap.Digest, last *signed) error {
 	q, ok := w.inquiries[zone]
 	if !ok {
 		return nil
@@ -112,7 +123,12 @@ func (w *witness) hear(zone string, entries []binding.Entry, last *signed) error
 	select {
 	case <-q.done:
 	default:
-		return errInquiring
+		if slices.ContainsFunc(unknown, func(d peermap.Digest) bool { return q.asked[d] }) {
+			return errInquiring
+		}
+		q.stop()
+		delete(w.inquiries, zone)
+		return nil
 	}
 	delete(w.inquiries, zone)
 	for _, s := range q.good {
@@ -150,10 +166,13 @@ func (u *unfit) Unwrap() error { return u.err }
 
 // inquire begins to judge bindings in the background.
 func (w *witness) inquire(ctx context.Context, m peermap.Manifest, unknown []peermap.Digest, repo *spec.Repository, root *signer.Root) {
-	q := &inquiry{done: make(chan struct{})}
+	ctx, cancel := context.WithTimeout(ctx, inquiryTimeout)
+	q := &inquiry{asked: map[peermap.Digest]bool{}, stop: cancel, done: make(chan struct{})}
+	for _, d := range unknown {
+		q.asked[d] = true
+	}
 	w.inquiries[m.Zone] = q
 	w.running.Go(func() {
-		ctx, cancel := context.WithTimeout(ctx, inquiryTimeout)
 		defer cancel()
 		q.good, q.err = w.judgeBindings(ctx, m, unknown, repo, root)
 		close(q.done)
