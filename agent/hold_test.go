@@ -3,7 +3,9 @@ package agent
 import (
 	"crypto/rand"
 	"errors"
+	"fmt"
 	"log/slog"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -115,4 +117,43 @@ func TestAZoneThatIsNoLongerConfiguredIsNamed(t *testing.T) {
 	if got := out.String(); !strings.Contains(got, "zone="+testZone) || !strings.Contains(got, "down --zone "+testZone) {
 		t.Errorf("the log does not name the zone: %s", got)
 	}
+}
+
+// TestNotAfterWithoutCache: what ran out stays out, and what runs out goes, when all that is left of the generation is what the
+// engine wrote down: no cache, no controller.
+func TestNotAfterWithoutCache(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	soon, later := w.clock.Now().Add(time.Minute), w.clock.Now().Add(time.Hour)
+	w.nodes[1].NotAfter, w.nodes[2].NotAfter = soon.Unix(), later.Unix()
+	w.publish(func(z *agenttest.Zone) { z.Rules = agenttest.SSHRule(soon.Unix()) })
+	w.start()
+	w.awaitApplied(1)
+	w.halt()
+	w.controller.Stop()
+	state := filepath.Join(w.dir, "state/networks", testNetwork, testZone)
+	files, _ := filepath.Glob(filepath.Join(state, "*.json"))
+	for _, path := range append(files, filepath.Join(state, "artefacts")) {
+		if err := os.RemoveAll(path); err != nil {
+			t.Fatal(err)
+		}
+	}
+	has := func(name string) bool { return strings.Contains(w.snapshot(), name+"/32") }
+	w.host.DeleteLink(testIface) // the machine was switched off
+	w.clock.Advance(2 * time.Minute)
+	w.start()
+	agenttest.Await(t, "c is back", func() bool { return has("10.1.0.3") })
+	if device, err := w.host.Backends().WireGuard.Device(t.Context(), testIface); err != nil || len(device.Peers) != 1 {
+		t.Errorf("%d peers, %v; b has run out", len(device.Peers), err)
+	}
+	table, err := w.host.Backends().Firewall.Table(t.Context(), reconciler.TableName(testIface))
+	if err != nil || strings.Contains(fmt.Sprintf("%+v", table), "ssh/0") {
+		t.Errorf("a rule that has run out is back: %v", err)
+	}
+	w.clock.Advance(2 * time.Hour)
+	poke(w.agent.zones[0].offered) // the clock was set, the timer does not know
+	agenttest.Await(t, "c runs out", func() bool {
+		device, err := w.host.Backends().WireGuard.Device(t.Context(), testIface)
+		return err == nil && len(device.Peers) == 0
+	})
 }

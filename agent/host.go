@@ -128,8 +128,8 @@ func (z *zone) attend(ctx context.Context, due time.Time, moved bool) (time.Time
 			z.log.Info("generation applied", "epoch", newest.State.Epoch(), "serial", newest.State.Serial(), "took", z.now().Sub(started))
 			return next, nil
 		}
-		if passed && applied.Complete() {
-			later, renewErr := z.renew(ctx, applied, due)
+		if passed {
+			later, renewErr := z.lapse(ctx, applied, due)
 			return later, errors.Join(err, renewErr)
 		}
 		return due, err
@@ -141,8 +141,23 @@ func (z *zone) attend(ctx context.Context, due time.Time, moved bool) (time.Time
 	if applied.Complete() && (moved || passed || z.standing.is(status.ApplyFailed) || z.standing.is(status.Conflict)) {
 		return z.renew(ctx, applied, due)
 	}
+	if passed {
+		return z.lapse(ctx, applied, due)
+	}
 	z.judge()
 	return due, nil
+}
+
+// lapse takes away what has run out: by building the applied generation anew, or, where the cache is lost, by what the
+// engine itself knows.
+func (z *zone) lapse(ctx context.Context, applied follow.Trusted, due time.Time) (time.Time, error) {
+	if applied.Complete() {
+		return z.renew(ctx, applied, due)
+	}
+	if _, err := z.engine.Recover(ctx); err != nil {
+		return due, err
+	}
+	return z.engineEnd(), nil
 }
 
 // boot brings the host to its last good state without the network: first what the engine confirmed, then what the
@@ -161,17 +176,26 @@ func (z *zone) boot(ctx context.Context) (due time.Time, err error) {
 	}
 	t, ok := z.lastGood()
 	if !ok {
-		return time.Time{}, nil
+		return z.engineEnd(), nil
 	}
 	due, err = z.enforce(ctx, t, nil)
 	if err != nil {
 		// The engine's own last state is in force; what is wrong is told, and the network may bring better.
 		z.log.Error("the last good generation cannot be renewed from the cache", "error", err)
 		z.hostFailed(err)
-		return due, nil
+		return z.engineEnd(), nil
 	}
 	z.confirmed(t, report)
 	return due, nil
+}
+
+// engineEnd is when something in the engine's own last state runs out: that state is all there is when the cache is lost.
+func (z *zone) engineEnd() time.Time {
+	confirmed, ok := z.engine.Confirmed()
+	if !ok {
+		return time.Time{}
+	}
+	return confirmed.NextEnd()
 }
 
 // lastGood is the generation to boot into. The newest verified one counts if the engine confirmed it, even if a crash

@@ -364,12 +364,15 @@ func equalPeerLists(a, b []Peer) bool {
 		return true
 	}
 	for i := range a {
-		if !equalPeers(&a[i], &b[i]) {
+		if !equalRecords(&a[i], &b[i]) {
 			return false
 		}
 	}
 	return true
 }
+
+// equalRecords compares all of two peers but their names; equalPeers what a device holds of them.
+func equalRecords(a, b *Peer) bool { return a.NotAfter == b.NotAfter && equalPeers(a, b) }
 
 func equalPeers(a, b *Peer) bool {
 	return a.PublicKey == b.PublicKey && a.Endpoint == b.Endpoint && a.Keepalive == b.Keepalive &&
@@ -385,5 +388,5 @@ func equalFirewalls(a, b *Firewall) bool {
 
 func equalRules(a, b Rule) bool {
 	return a.ID == b.ID && a.Hook == b.Hook && slices.Equal(a.From, b.From) && slices.Equal(a.To, b.To) &&
-		slices.Equal(a.Ports, b.Ports)
+		slices.Equal(a.Ports, b.Ports) && a.NotAfter == b.NotAfter
 }

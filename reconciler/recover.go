@@ -9,7 +9,8 @@ import (
 // Recover must be called once before Apply, Repair or Watch, and again after ErrRollbackFailed. It finishes what a crash
 // left: an unfinished change is rolled back to the last confirmed state, and the Report carries RolledBack and the ID of
 // the unfinished state. Otherwise it brings the host to the last confirmed state (after a reboot: makes everything anew),
-// with Drift set if there was something to do. On a fresh host it does nothing.
+// with Drift set if there was something to do. On a fresh host it does nothing. Peers and rules of that state whose NotAfter
+// has come are left out, on the host and on disk.
 //
 // A damaged state folder is set aside and the host left as it is, with Report.Reason saying so; the next Apply brings it
 // to where it should be.
@@ -18,6 +19,9 @@ func (e *Engine) Recover(ctx context.Context) (Report, error) {
 	defer e.publish()
 	started := e.now()
 	r, err := e.recover(ctx)
+	if err == nil {
+		err = e.forgetRanOut()
+	}
 	r.Duration = e.now().Sub(started)
 	return r, err
 }
@@ -39,6 +43,11 @@ func (e *Engine) recover(ctx context.Context) (Report, error) {
 	if e.confirmed == nil {
 		e.setConfirmed(confirmed)
 	}
+	if c := e.confirmed; c != nil {
+		if left := c.inForce(e.now()); left != c {
+			e.setConfirmed(left)
+		}
+	}
 	if c := e.confirmed; c != nil && c.Interface.Name != e.opt.Interface {
 		return r, fmt.Errorf("the state folder %s belongs to interface %s, not %s: run `apex-agent down` once, or configure the old name",
 			e.opt.StateDir, c.Interface.Name, e.opt.Interface)
@@ -57,6 +66,18 @@ func (e *Engine) recover(ctx context.Context) (Report, error) {
 	r.Drift = r.Total > 0
 	e.ready = true
 	return r, nil
+}
+
+// forgetRanOut makes the state on disk the one in force, if something was left out.
+func (e *Engine) forgetRanOut() error {
+	if e.confirmed == nil {
+		return nil
+	}
+	stored, err := e.store.load()
+	if err != nil || stored == nil || equalStates(stored, e.confirmed) {
+		return err
+	}
+	return e.store.rewrite(e.confirmed)
 }
 
 // loadStore reads the state folder. Kernel parameters come first: they can be put back whatever else is damaged.

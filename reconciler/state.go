@@ -51,6 +51,9 @@ type Peer struct {
 	Endpoint netip.AddrPort
 	// Keepalive is rounded down to whole seconds, at most 65535 s; 0 is off.
 	Keepalive time.Duration
+	// NotAfter is when the peer runs out (Unix seconds, 0: never). Apply takes what it is given; it is Recover that leaves
+	// out what ran out while nobody looked, when there may be nobody to say so.
+	NotAfter int64
 }
 
 // Route sends Prefix into the interface.
@@ -98,6 +101,8 @@ type Rule struct {
 	From, To []int
 	// Ports: empty means every protocol and port.
 	Ports []Port
+	// NotAfter is as for a Peer.
+	NotAfter int64
 }
 
 // Port is a protocol with an inclusive port range. Protocol is the IANA number: 1 stands for ICMP and ICMPv6 and

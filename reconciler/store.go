@@ -55,6 +55,7 @@ type storedPeer struct {
 	AllowedIPs []netip.Prefix `json:"allowedIPs"`
 	Endpoint   netip.AddrPort `json:"endpoint"`
 	Keepalive  int64          `json:"keepalive"` // seconds
+	NotAfter   int64          `json:"notAfter,omitempty"`
 }
 
 // storedRest is a State less its peers and the members of its sets.
@@ -72,6 +73,8 @@ type storedRule struct {
 	From  []int        `json:"from"`
 	To    []int        `json:"to"`
 	Ports []storedPort `json:"ports"`
+
+	NotAfter int64 `json:"notAfter,omitempty"`
 }
 
 type storedPort struct {

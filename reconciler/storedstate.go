@@ -32,7 +32,7 @@ func storeRest(s *State) storedRest {
 		r.Routes = append(r.Routes, route.Prefix)
 	}
 	for _, rule := range s.Firewall.Rules {
-		stored := storedRule{ID: rule.ID, Hook: rule.Hook, From: rule.From, To: rule.To}
+		stored := storedRule{ID: rule.ID, Hook: rule.Hook, From: rule.From, To: rule.To, NotAfter: rule.NotAfter}
 		for _, p := range rule.Ports {
 			stored.Ports = append(stored.Ports, storedPort(p))
 		}
@@ -50,7 +50,7 @@ func (r *storedRest) into(s *State) {
 		s.Routes = append(s.Routes, Route{p})
 	}
 	for _, rule := range r.Rules {
-		out := Rule{ID: rule.ID, Hook: rule.Hook, From: rule.From, To: rule.To}
+		out := Rule{ID: rule.ID, Hook: rule.Hook, From: rule.From, To: rule.To, NotAfter: rule.NotAfter}
 		for _, p := range rule.Ports {
 			out.Ports = append(out.Ports, Port(p))
 		}
@@ -59,7 +59,7 @@ func (r *storedRest) into(s *State) {
 }
 
 func storePeer(p *Peer) storedPeer {
-	return storedPeer{p.Name, p.PublicKey, p.AllowedIPs, p.Endpoint, int64(p.Keepalive / time.Second)}
+	return storedPeer{p.Name, p.PublicKey, p.AllowedIPs, p.Endpoint, int64(p.Keepalive / time.Second), p.NotAfter}
 }
 
 func storePeers(in []Peer) []storedPeer {
@@ -71,7 +71,7 @@ func storePeers(in []Peer) []storedPeer {
 }
 
 func (p *storedPeer) peer() Peer {
-	return Peer{p.Name, p.PublicKey, p.AllowedIPs, p.Endpoint, time.Duration(p.Keepalive) * time.Second}
+	return Peer{p.Name, p.PublicKey, p.AllowedIPs, p.Endpoint, time.Duration(p.Keepalive) * time.Second, p.NotAfter}
 }
 
 // changeBetween is what the log keeps of a step from before to next, two normalised states with equally many sets.
@@ -100,7 +100,7 @@ func changeBetween(before, next *State) storedChange {
 			c.Remove = append(c.Remove, before.Peers[j].PublicKey)
 			j++
 		default:
-			if p := &next.Peers[i]; !equalPeers(p, &before.Peers[j]) || p.Name != before.Peers[j].Name {
+			if p := &next.Peers[i]; !equalRecords(p, &before.Peers[j]) || p.Name != before.Peers[j].Name {
 				c.Set = append(c.Set, storePeer(p))
 			}
 			i, j = i+1, j+1

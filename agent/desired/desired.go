@@ -113,6 +113,7 @@ func (b *builder) peers() {
 		}
 		out := reconciler.Peer{
 			Name: p.Name, PublicKey: reconciler.Key(p.PublicKey), AllowedIPs: append(allowed, p.Routes...), Keepalive: keepalive,
+			NotAfter: p.NotAfter,
 		}
 		if b.local.Endpoint != nil && len(p.Endpoints) > 0 {
 			out.Endpoint = b.local.Endpoint(p.Name, p.Endpoints)
@@ -155,7 +156,7 @@ func (b *builder) firewall() {
 		if !b.alive(r.NotAfter) {
 			continue
 		}
-		out := reconciler.Rule{ID: r.ID, Hook: reconciler.Hook(r.Hook), Ports: ports(r.Ports)}
+		out := reconciler.Rule{ID: r.ID, Hook: reconciler.Hook(r.Hook), Ports: ports(r.Ports), NotAfter: r.NotAfter}
 		out.From, out.To = sets.of(r.From), sets.of(r.To)
 		switch r.Hook {
 		case peermap.HookInput:

@@ -148,8 +148,8 @@ func (m *Member) enrol(ctx context.Context, ask Ask, source token.Source, raw st
 	if err != nil {
 		return err
 	}
-	err = m.enrolWith(ctx, info, ask, source, raw)
-	return withSkew(err, info.Time, m.opt.Now())
+	here := m.opt.Now()
+	return withSkew(m.enrolWith(ctx, info, ask, source, raw), info.Time, here)
 }
 
 func (m *Member) enrolWith(ctx context.Context, info protocol.EnrolmentInfo, ask Ask, source token.Source, raw string) error {
@@ -253,6 +253,7 @@ func (m *Member) rotateKeys(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	here := m.opt.Now()
 	wireguard, identity := next.Public()
 	result, err := m.opt.Controller.RotateKeys(ctx, current.Identity, next.Identity, func(proof string) (protocol.RotateRequest, error) {
 		req := protocol.RotateRequest{PublicKey: wireguard, IdentityKey: identity, Proof: proof}
@@ -261,12 +262,12 @@ func (m *Member) rotateKeys(ctx context.Context) error {
 		return req, err
 	})
 	if err != nil {
-		return withSkew(err, info.Time, m.opt.Now())
+		return withSkew(err, info.Time, here)
 	}
 	m.mu.Lock()
 	ask := m.state.record.Ask
 	m.mu.Unlock()
-	return withSkew(m.take(ctx, result, next, ask, ""), info.Time, m.opt.Now())
+	return withSkew(m.take(ctx, result, next, ask, ""), info.Time, here)
 }
 
 // take checks an answer and keeps it.
@@ -308,7 +309,7 @@ func (m *Member) take(ctx context.Context, result protocol.EnrolResult, pair key
 // withSkew puts in front of an error that the clocks are apart, which is then its likely cause: proofs and tokens carry
 // times.
 func withSkew(err error, there, here time.Time) error {
-	apart := here.Sub(there).Round(time.Second)
+	apart := here.Truncate(time.Second).Sub(there.Truncate(time.Second))
 	if err == nil || there.IsZero() || apart.Abs() <= protocol.ProofSkew {
 		return err
 	}
