@@ -1,0 +1,350 @@
+package enrol
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/apex-network/apex/controller/tokens"
+	"github.com/apex-network/apex/internal/protocol"
+	"github.com/apex-network/apex/spec"
+	"github.com/apex-network/apex/spec/binding"
+	"github.com/apex-network/apex/spec/identity"
+	"github.com/apex-network/apex/spec/peermap"
+)
+
+func problem(status int, code, format string, args ...any) error {
+	return protocol.NewProblem(status, code, fmt.Sprintf(format, args...))
+}
+
+func refused(format string, args ...any) error {
+	return problem(http.StatusForbidden, protocol.CodeEnrolRefused, format, args...)
+}
+
+func badToken(format string, args ...any) error {
+	return problem(http.StatusUnauthorized, protocol.CodeToken, format, args...)
+}
+
+// attempt is one request on its way to a binding.
+type attempt struct {
+	now   time.Time
+	pub   *Published
+	req   protocol.EnrolRequest
+	proof *protocol.Token
+	key   nodeKey
+	// held is the binding that the node has now, if any; renewal says that its own keys ask for the next one.
+	held    *held
+	renewal bool
+
+	issuer   *spec.Issuer
+	verified *tokens.Verified
+	// bound says that the token commits to the keys of the request.
+	bound    bool
+	identity binding.Identity
+	grant    identity.Grant
+	// verifiedAt is when the token was verified; decision is a maintainer's word that came with the attempt.
+	verifiedAt time.Time
+	decision   []byte
+}
+
+// Enrol gives a host a binding, a later one in place of the one it has, or a place among those who wait. proof must have
+// been verified against req.IdentityKey and the request's body; from is where the request came from.
+//
+// The same node with the same keys and the same token gets the same answer again, so that a lost response costs no token. A
+// renewal before half of the binding's life is over gives the binding it has, unless something about it would change.
+// Errors: *protocol.Problem for all that the caller can mend.
+func (s *Service) Enrol(ctx context.Context, from netip.Addr, proof *protocol.Token, req protocol.EnrolRequest) (protocol.EnrolResult, error) {
+	start := time.Now()
+	result, err := s.enrol(ctx, from, proof, req)
+	s.opts.Metrics.enrolled(s.opts.Network, result, err, time.Since(start))
+	return result, err
+}
+
+func (s *Service) enrol(ctx context.Context, from netip.Addr, proof *protocol.Token, req protocol.EnrolRequest) (protocol.EnrolResult, error) {
+	a := &attempt{now: s.opts.Now(), pub: s.opts.Published(), req: req, proof: proof, key: nodeKey{req.Zone, req.Node}}
+	if a.pub == nil {
+		return protocol.EnrolResult{}, notReady()
+	}
+	if err := s.limits.address(from, a.now); err != nil {
+		return protocol.EnrolResult{}, err
+	}
+	if err := s.checkMac(req); err != nil {
+		return protocol.EnrolResult{}, err
+	}
+	if result, done, err := s.again(ctx, a); done || err != nil {
+		return result, err
+	}
+	if err := s.identify(ctx, a); err != nil {
+		return protocol.EnrolResult{}, err
+	}
+	if err := s.admit(a); err != nil {
+		return protocol.EnrolResult{}, err
+	}
+	return s.commit(ctx, a)
+}
+
+// checkMac demands that the sender has the private half of the WireGuard key. All challenges of this controller count, so
+// that its enrolment key can be replaced while nodes enrol.
+func (s *Service) checkMac(req protocol.EnrolRequest) error {
+	for _, c := range s.challenges {
+		want, err := protocol.EnrolMac(c.private, req.PublicKey, req)
+		if err == nil && protocol.EqualMac(want, req.Mac) {
+			return nil
+		}
+	}
+	return macProblem()
+}
+
+func macProblem() error {
+	return problem(http.StatusUnauthorized, protocol.CodeProof,
+		"the WireGuard key is not proven: make the mac with its private key and the challenge that the controller gives now")
+}
+
+// again answers a request that was answered before: by node, keys and token. done is false if it is a new one, or one that
+// was never finished.
+func (s *Service) again(ctx context.Context, a *attempt) (result protocol.EnrolResult, done bool, err error) {
+	held := s.bindings.get(a.key)
+	if held != nil && !held.holds(a.req.PublicKey, a.req.IdentityKey) {
+		held = nil
+	}
+	waiting := s.waiting.get(a.req.Zone, protocol.WaitingID(a.req.Zone, a.req.Node, a.req.PublicKey, a.req.IdentityKey))
+	if held == nil && waiting == nil {
+		return result, false, nil
+	}
+	use, err := s.usedFor(ctx, a)
+	if err != nil || use == nil || !use.by(a.req) {
+		return result, false, err // another token; if it was used by somebody else, that shows when it is claimed
+	}
+	if held != nil && !a.ended(held) {
+		return resultOf(held.Signed), true, nil
+	}
+	if waiting != nil {
+		result, err = s.lookAgain(ctx, a, waiting)
+		return result, true, err
+	}
+	return result, false, nil
+}
+
+// identify verifies the token and reads who it is of. Nothing is locked meanwhile: providers may be slow.
+func (s *Service) identify(ctx context.Context, a *attempt) error {
+	issuer := identity.IssuerNamed(a.pub.Repo, a.req.Issuer)
+	if issuer == nil {
+		return refused("the network has no issuer %q: `apex login` lists those it has", a.req.Issuer)
+	}
+	a.issuer = issuer
+	if h := s.bindings.get(a.key); h != nil && !a.ended(h) {
+		a.held = h
+		a.renewal = h.holds(a.req.PublicKey, a.req.IdentityKey)
+	}
+	if !a.renewal {
+		if err := s.limits.issuer(a.issuer.Name, a.now); err != nil {
+			return err
+		}
+	}
+	var err error
+	if a.verified, err = s.opts.Verifier.Verify(ctx, demand(a.issuer, protocol.Commitment(s.opts.Network, a.req.PublicKey, a.req.IdentityKey)), a.req.Token); err != nil {
+		return tokenProblem(a.issuer, err)
+	}
+	a.verifiedAt = a.now
+	if a.identity, err = identity.FromClaims(*a.issuer, a.verified.Claims, identity.Wanted(a.pub.Repo, a.issuer.Name)); err != nil {
+		return badToken("the token of issuer %s: %s", a.issuer.Name, err)
+	}
+	if err := s.limits.identity(a.identity.URL, a.identity.Subject, a.now); err != nil {
+		return err
+	}
+	return s.checkCommitment(a)
+}
+
+// checkCommitment demands that the token is for these keys. A renewal is signed by a key that a token was for, so its own
+// need not be; but one that commits to keys that are not the node's is refused whoever sends it.
+func (s *Service) checkCommitment(a *attempt) error {
+	bound, err := a.verified.Bound(identity.Audience(a.issuer), protocol.Commitment(s.opts.Network, a.req.PublicKey, a.req.IdentityKey))
+	a.bound = bound
+	switch {
+	case bound:
+		return nil
+	case a.renewal && sameIdentity(a.identity, a.held.Binding.Identity):
+		return nil // an older commitment, as in a refreshed token after a rotation, is judged with the chain it leans on
+	case err != nil:
+		return tokenProblem(a.issuer, err)
+	case mustBind(a.issuer):
+		return badToken("the token of issuer %s commits to no keys: its nonce must be the node's commitment, or its aud %q and the commitment",
+			a.issuer.Name, identity.Audience(a.issuer)+":")
+	}
+	return nil
+}
+
+// admit asks the rules of the zone at the published commit. What a zone's rules are, and whether there is such a zone, is
+// told to nobody whom they do not admit.
+func (s *Service) admit(a *attempt) error {
+	grant, err := identity.Match(a.pub.Repo, a.req.Zone, a.identity)
+	if err != nil {
+		s.opts.Logger.Info("enrolment refused", "zone", a.req.Zone, "node", a.req.Node, "issuer", a.identity.Issuer,
+			"subject", a.identity.Subject, "reason", err)
+		return s.notAdmitted(a, err)
+	}
+	a.grant = grant
+	made := binding.Binding{Zone: a.req.Zone, Node: a.req.Node, Identity: a.identity, Issued: a.now.Unix()}
+	if entry, pos := identity.FindRevocation(a.pub.Repo, &made, peermap.Digest{}); entry != nil {
+		return refused("%s:%s may not enrol node %s in zone %s: revoked (%s) %s", a.identity.Issuer, a.identity.Subject, a.req.Node, a.req.Zone, pos, entry.Reason)
+	}
+	if h := s.bindings.get(a.key); h != nil && h.holds(a.req.PublicKey, a.req.IdentityKey) {
+		if entry, pos := identity.FindRevocation(a.pub.Repo, &h.Binding, h.Digest); entry != nil && entry.Binding != "" {
+			return refused("node %s of zone %s may not enrol again with these keys: its binding is revoked (%s) %s", a.req.Node, a.req.Zone, pos, entry.Reason)
+		}
+	}
+	return a.checkAsked()
+}
+
+// ended reports that a binding counts for nothing any more: it has expired, or git revokes it. It can be replaced, not
+// renewed: what is revoked must not live on under another digest or a later instant.
+func (a *attempt) ended(h *held) bool {
+	if h.expired(a.now) {
+		return true
+	}
+	entry, _ := identity.FindRevocation(a.pub.Repo, &h.Binding, h.Digest)
+	return entry != nil
+}
+
+// notAdmitted is the one answer to whom no rule admits, and for zones that do not exist. Whoever held a binding here is no
+// stranger, and learns which claim of which rule does not fit any more.
+func (s *Service) notAdmitted(a *attempt, reason error) error {
+	member := len(s.bindings.of(a.req.Zone, a.identity)) > 0
+	if member {
+		return refused("no member rule of zone %s admits %s any more: %s", a.req.Zone, describe(a.identity), reason)
+	}
+	return refused("no member rule of zone %s admits %s: compare these claims with the rules in git; the controller's log says which claim fails",
+		a.req.Zone, describe(a.identity))
+}
+
+// describe names an identity by what rules look at.
+func describe(id binding.Identity) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s:%s", id.Issuer, id.Subject)
+	if id.Username != "" {
+		fmt.Fprintf(&b, " (username %s)", id.Username)
+	}
+	if len(id.Groups) > 0 {
+		fmt.Fprintf(&b, " (groups %s)", strings.Join(id.Groups[:min(len(id.Groups), 20)], ", "))
+	}
+	for _, c := range id.Claims {
+		fmt.Fprintf(&b, " (%s %s)", c.Name, strings.Join(c.Values[:min(len(c.Values), 20)], ", "))
+	}
+	return b.String()
+}
+
+// checkAsked compares what is asked for with what the rule gives.
+func (a *attempt) checkAsked() error {
+	rule := a.grant.Rule
+	if err := a.grant.Check(a.pub.Repo, a.req.Zone, a.req.Routes, a.req.Relay); err != nil {
+		return refused("asked for routes %s and relay %t: %s; the rule gives routes %s and relay %t",
+			orNone(a.req.Routes), a.req.Relay, err, orNone(rule.Routes), rule.Relay)
+	}
+	zone := &a.pub.Repo.Zone(a.req.Zone).Value
+	for _, addr := range a.req.Address {
+		if err := identity.CheckAddress(zone, addr); err != nil {
+			return refused("address %s was asked for: %s, which are %s", addr, err, orNone(zone.Spec.Dynamic))
+		}
+	}
+	return nil
+}
+
+func orNone(list []netip.Prefix) string {
+	if len(list) == 0 {
+		return "none"
+	}
+	texts := make([]string, 0, len(list))
+	for _, p := range list {
+		texts = append(texts, p.String())
+	}
+	return strings.Join(texts, ", ")
+}
+
+// checkConflicts demands that name and keys are the node's to have, and that the identity has not too many nodes. It is to
+// be called with the identity's lock held.
+func (s *Service) checkConflicts(a *attempt) error {
+	a.held, a.renewal = nil, false
+	if s.gitOf(a.pub).has(a.key) {
+		return taken("node %s of zone %s stands in git: choose another name", a.req.Node, a.req.Zone)
+	}
+	if err := s.checkKeys(a); err != nil {
+		return err
+	}
+	if h := s.bindings.get(a.key); h != nil {
+		a.held = h
+		same := sameIdentity(h.Binding.Identity, a.identity)
+		switch {
+		case a.ended(h):
+		case !same:
+			return taken("node %s of zone %s is held by another identity until %s: choose another name",
+				a.req.Node, a.req.Zone, time.Unix(h.Binding.Expires, 0).UTC().Format(time.RFC3339))
+		case h.holds(a.req.PublicKey, a.req.IdentityKey):
+			a.renewal = true
+		case s.present.connected(a.key):
+			return taken("node %s of zone %s is connected with other keys: stop or leave it first, or choose another name", a.req.Node, a.req.Zone)
+		}
+	}
+	return s.checkCount(a)
+}
+
+func taken(format string, args ...any) error {
+	return problem(http.StatusConflict, protocol.CodeNameTaken, format, args...)
+}
+
+// checkKeys demands that no other node has the keys: every key appears once.
+func (s *Service) checkKeys(a *attempt) error {
+	for _, k := range []peermap.Key{a.req.PublicKey, a.req.IdentityKey} {
+		if holder, ok := s.gitOf(a.pub).keys[k]; ok {
+			return taken("a key of node %s is a key of %s in git already: make new keys", a.req.Node, holder)
+		}
+		holder, ok := s.bindings.byKey(a.req.Zone, k)
+		if !ok || holder == a.key {
+			continue
+		}
+		if h := s.bindings.get(holder); h != nil && !a.ended(h) {
+			return taken("a key of node %s is a key of node %s already: make new keys, or let that node leave", a.req.Node, holder.node)
+		}
+	}
+	return nil
+}
+
+// checkCount counts the nodes that the identity holds in the zone.
+func (s *Service) checkCount(a *attempt) error {
+	var names []string
+	for _, h := range s.bindings.of(a.req.Zone, a.identity) {
+		if h.Binding.Node != a.req.Node && !a.ended(h) {
+			names = append(names, h.Binding.Node)
+		}
+	}
+	if len(names) < a.grant.MaxNodes {
+		return nil
+	}
+	slices.Sort(names)
+	return problem(http.StatusConflict, protocol.CodeExhausted, "%s:%s holds %d nodes in zone %s (%s), rule %s (%s) gives %d: let one leave",
+		a.identity.Issuer, a.identity.Subject, len(names), a.req.Zone, strings.Join(names[:min(len(names), 10)], ", "), a.grant.Rule.Name, a.grant.Pos, a.grant.MaxNodes)
+}
+
+// tokenProblem says what is wrong with a token, never what it holds.
+func tokenProblem(issuer *spec.Issuer, err error) error {
+	var down *tokens.Unavailable
+	if errors.As(err, &down) {
+		p := protocol.NewProblem(http.StatusServiceUnavailable, protocol.CodeUnavailable,
+			fmt.Sprintf("issuer %s cannot be asked now; members stay members meanwhile: %s", issuer.Name, err))
+		p.RetryAfter = 10
+		return p
+	}
+	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+		return err
+	}
+	return badToken("the token of issuer %s is refused: %s", issuer.Name, err)
+}
+
+func resultOf(s *binding.Signed) protocol.EnrolResult {
+	b := s.Binding
+	return protocol.EnrolResult{Binding: s.Envelope, RenewAfter: b.Issued + (b.Expires-b.Issued)*2/3}
+}

@@ -1,0 +1,306 @@
+package enrol
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/apex-network/apex/controller/store"
+	"github.com/apex-network/apex/controller/tokens"
+	"github.com/apex-network/apex/internal/protocol"
+	"github.com/apex-network/apex/spec"
+	"github.com/apex-network/apex/spec/binding"
+	"github.com/apex-network/apex/spec/identity"
+)
+
+// askAgain is when a node that waits should ask again.
+const askAgain = 15 * time.Second
+
+// waitingRecord is a request that waits, with all that its binding will rest on. One that was denied stays for as long as
+// one that waits, so that the node is told.
+type waitingRecord struct {
+	Waiting  protocol.Waiting `json:"waiting"`
+	Request  []byte           `json:"request"` // protocol.EnrolRequest, the token in it
+	Proof    string           `json:"proof"`
+	Key      []byte           `json:"key"`
+	TokenID  string           `json:"tokenID"`
+	Nonce    string           `json:"nonce"`
+	Audience []string         `json:"audience"`
+	Verified int64            `json:"verified"`
+	Identity binding.Identity `json:"identity"`
+	Denied   bool             `json:"denied"`
+}
+
+// waitingEntry is what memory keeps of it.
+type waitingEntry struct {
+	protocol.Waiting
+	url    string
+	denied bool
+}
+
+// waitingList is the memory of the waiting bucket.
+type waitingList struct {
+	mu      sync.RWMutex
+	entries map[[2]string]waitingEntry // by zone and ID
+}
+
+func newWaitingList() *waitingList { return &waitingList{entries: map[[2]string]waitingEntry{}} }
+
+func (l *waitingList) get(zone, id string) *waitingEntry {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	e, ok := l.entries[[2]string{zone, id}]
+	if !ok {
+		return nil
+	}
+	return &e
+}
+
+func (l *waitingList) put(e waitingEntry) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.entries[[2]string{e.Zone, e.ID}] = e
+}
+
+func (l *waitingList) remove(zone, id string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	delete(l.entries, [2]string{zone, id})
+}
+
+// all lists what waits, by zone and node; what was denied does not.
+func (l *waitingList) all() []waitingEntry {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	out := make([]waitingEntry, 0, len(l.entries))
+	for _, e := range l.entries {
+		if !e.denied {
+			out = append(out, e)
+		}
+	}
+	slices.SortFunc(out, func(a, b waitingEntry) int {
+		return cmp.Or(cmp.Compare(a.Zone, b.Zone), cmp.Compare(a.Node, b.Node), cmp.Compare(a.ID, b.ID))
+	})
+	return out
+}
+
+// count says how many places are taken, in all and by one identity.
+func (l *waitingList) count(url, subject string) (all, own int) {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	for _, e := range l.entries {
+		if e.url == url && e.Subject == subject {
+			own++
+		}
+	}
+	return len(l.entries), own
+}
+
+// drop forgets what its TTL has ended in the store, which tells nobody.
+func (l *waitingList) drop(before time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for k, e := range l.entries {
+		if e.Since.Before(before) {
+			delete(l.entries, k)
+		}
+	}
+}
+
+// takeWaiting brings the memory in line with a change of the waiting bucket.
+func (s *Service) takeWaiting(c store.Change) {
+	if c.Key == "" {
+		return
+	}
+	zone, id, err := splitKey(c.Key)
+	if err == nil && c.Deleted {
+		s.waiting.remove(zone, id)
+		return
+	}
+	var r waitingRecord
+	if err == nil {
+		err = protocol.Decode(c.Value, maxRecordBytes, &r)
+	}
+	if err != nil || r.Waiting.Zone != zone || r.Waiting.ID != id {
+		s.opts.Logger.Error("stored request that waits ignored", "key", c.Key, "error", err)
+		return
+	}
+	s.waiting.put(waitingEntry{Waiting: r.Waiting, url: r.Identity.URL, denied: r.Denied})
+}
+
+// wait puts an attempt among those that wait, or renews its evidence there. The list is bounded, in all and for each
+// identity, and so is how long anybody stays in it.
+func (s *Service) wait(ctx context.Context, a *attempt) (protocol.EnrolResult, error) {
+	id := protocol.WaitingID(a.req.Zone, a.req.Node, a.req.PublicKey, a.req.IdentityKey)
+	old := s.waiting.get(a.req.Zone, id)
+	since := a.now.UTC()
+	switch {
+	case old != nil && old.denied:
+		return protocol.EnrolResult{}, denied(old.Waiting)
+	case old != nil:
+		since = old.Since
+	default:
+		if all, own := s.waiting.count(a.identity.URL, a.identity.Subject); all >= s.limits.limits.Waiting || own >= s.limits.limits.WaitingPerSubject {
+			p := protocol.NewProblem(http.StatusTooManyRequests, protocol.CodeTooMany,
+				"too many requests wait for a maintainer already: try again when some have been decided")
+			p.RetryAfter = 300
+			return protocol.EnrolResult{}, p
+		}
+	}
+	body, err := protocol.Encode(a.req)
+	if err != nil {
+		return protocol.EnrolResult{}, err
+	}
+	r := waitingRecord{
+		Waiting: protocol.Waiting{
+			ID: id, Zone: a.req.Zone, Node: a.req.Node, PublicKey: a.req.PublicKey, IdentityKey: a.req.IdentityKey,
+			Issuer: a.identity.Issuer, Subject: a.identity.Subject, Username: a.identity.Username, Groups: a.identity.Groups,
+			Rule: a.grant.Rule.Name, Since: since,
+		},
+		Request: body, Proof: a.proof.Compact(), Key: a.verified.Key, TokenID: a.verified.ID, Nonce: a.verified.Nonce,
+		Audience: a.verified.Audience, Verified: a.verifiedAt.Unix(), Identity: a.identity,
+	}
+	if err := s.putWaiting(ctx, r); err != nil {
+		return protocol.EnrolResult{}, err
+	}
+	return s.stillWaits(id), nil
+}
+
+func (s *Service) stillWaits(id string) protocol.EnrolResult {
+	return protocol.EnrolResult{Waiting: id, RenewAfter: s.opts.Now().Add(askAgain).Unix()}
+}
+
+func denied(w protocol.Waiting) error {
+	return refused("a maintainer has denied node %s of zone %s with these keys", w.Node, w.Zone)
+}
+
+func (s *Service) putWaiting(ctx context.Context, r waitingRecord) error {
+	data, err := protocol.Encode(r)
+	if err != nil {
+		return err
+	}
+	if err := s.opts.Buckets.Waiting.Put(ctx, s.waitingKey(r.Waiting.Zone, r.Waiting.ID), data); err != nil {
+		return fmt.Errorf("keep the request that waits: %w", err)
+	}
+	s.waiting.put(waitingEntry{Waiting: r.Waiting, url: r.Identity.URL, denied: r.Denied})
+	return nil
+}
+
+// forgetWaiting drops a request that was fulfilled. What cannot be dropped now ends by itself.
+func (s *Service) forgetWaiting(ctx context.Context, zone, id string) {
+	if s.waiting.get(zone, id) == nil {
+		return
+	}
+	if err := s.opts.Buckets.Waiting.Delete(ctx, s.waitingKey(zone, id)); err != nil {
+		s.opts.Logger.Warn("a fulfilled request still stands among those that wait", "zone", zone, "id", id, "error", err)
+	}
+	s.waiting.remove(zone, id)
+}
+
+// lookAgain answers a node that waits and asks with the token it asked with before.
+func (s *Service) lookAgain(ctx context.Context, a *attempt, e *waitingEntry) (protocol.EnrolResult, error) {
+	if e.denied {
+		return protocol.EnrolResult{}, denied(e.Waiting)
+	}
+	zone := a.pub.Repo.Zone(e.Zone)
+	if zone == nil || !identity.ApprovedInGit(&zone.Value, e.Node, spec.Key(e.PublicKey), spec.Key(e.IdentityKey)) {
+		return s.stillWaits(e.ID), nil
+	}
+	return s.fulfil(ctx, a.pub, e.Zone, e.ID, nil)
+}
+
+// fulfil makes the binding of a request that waits, by a decision or because git says so.
+func (s *Service) fulfil(ctx context.Context, pub *Published, zone, id string, decision []byte) (protocol.EnrolResult, error) {
+	r, err := s.loadWaiting(ctx, zone, id)
+	if err != nil {
+		return protocol.EnrolResult{}, err
+	}
+	a := &attempt{
+		now: s.opts.Now(), pub: pub, key: nodeKey{r.Waiting.Zone, r.Waiting.Node}, identity: r.Identity, decision: decision,
+		verified:   &tokens.Verified{ID: r.TokenID, Key: r.Key, Nonce: r.Nonce, Audience: r.Audience, Subject: r.Identity.Subject},
+		verifiedAt: time.Unix(r.Verified, 0),
+	}
+	if err := protocol.Decode(r.Request, protocol.MaxEnrolBytes, &a.req); err != nil {
+		return protocol.EnrolResult{}, err
+	}
+	if a.proof, err = protocol.ParseToken(r.Proof); err != nil {
+		return protocol.EnrolResult{}, err
+	}
+	if a.issuer = identity.IssuerNamed(pub.Repo, a.req.Issuer); a.issuer == nil {
+		return protocol.EnrolResult{}, refused("the network has no issuer %q any more", a.req.Issuer)
+	}
+	a.bound, _ = a.verified.Bound(identity.Audience(a.issuer), protocol.Commitment(s.opts.Network, a.req.PublicKey, a.req.IdentityKey))
+	if err := s.admit(a); err != nil {
+		return protocol.EnrolResult{}, err
+	}
+	return s.commit(ctx, a)
+}
+
+func (s *Service) loadWaiting(ctx context.Context, zone, id string) (r waitingRecord, err error) {
+	data, err := s.opts.Buckets.Waiting.Get(ctx, s.waitingKey(zone, id))
+	if errors.Is(err, store.ErrNotFound) {
+		s.waiting.remove(zone, id)
+		return r, problem(http.StatusNotFound, protocol.CodeNotFound, "no such request waits (any more)")
+	}
+	if err != nil {
+		return r, err
+	}
+	return r, protocol.Decode(data, maxRecordBytes, &r)
+}
+
+// Decide takes a maintainer's signed word on a request that waits. The signer must be one who may change the zone's
+// document at the published commit. Whether the nonce was used before is for the caller to check. Errors: a 401 problem
+// for whoever may not, 404 if no such request waits, what an enrolment is refused for.
+func (s *Service) Decide(ctx context.Context, req protocol.SignedRequest) error {
+	pub := s.opts.Published()
+	if pub == nil {
+		return notReady()
+	}
+	signed, err := protocol.Encode(req)
+	if err != nil {
+		return err
+	}
+	d, err := checkDecision(pub, s.opts.Network, signed)
+	if err == nil {
+		_, err = protocol.ParseDecision(req.Payload, s.opts.Network, s.opts.Now())
+	}
+	if err != nil {
+		return problem(http.StatusUnauthorized, protocol.CodeSignature, "the decision is refused: %s", err)
+	}
+	id := protocol.WaitingID(d.Zone, d.Node, d.PublicKey, d.IdentityKey)
+	r, err := s.loadWaiting(ctx, d.Zone, id)
+	if err != nil {
+		return err
+	}
+	s.opts.Logger.Info("enrolment decided", "zone", d.Zone, "node", d.Node, "approved", d.Approve)
+	if !d.Approve {
+		r.Denied = true
+		return s.putWaiting(ctx, r)
+	}
+	_, err = s.fulfil(ctx, pub, d.Zone, id, signed)
+	return err
+}
+
+// List gives the bindings in force and the requests that wait.
+func (s *Service) List() protocol.EnrolmentList {
+	out := protocol.EnrolmentList{Bindings: [][]byte{}, Waiting: []protocol.Waiting{}}
+	list, _ := s.Snapshot()
+	now := s.opts.Now()
+	for _, b := range list {
+		if now.Unix() >= b.Binding.Expires {
+			continue
+		}
+		if payload, err := b.Binding.Encode(); err == nil {
+			out.Bindings = append(out.Bindings, payload)
+		}
+	}
+	for _, e := range s.waiting.all() {
+		out.Waiting = append(out.Waiting, e.Waiting)
+	}
+	return out
+}
