@@ -313,8 +313,8 @@ type Selector struct {
 	Users []string `yaml:"users,omitempty" json:"users,omitempty" apex:"identity,items=1-256,unique"`
 }
 
-// PolicyTest asserts what the policy must allow and must deny. Endpoints are node names, or addresses or prefixes
-// behind a router.
+// PolicyTest asserts what the policy must allow and must deny. Endpoints are node names, addresses or prefixes
+// behind a router, or the users and groups that member rules admit.
 type PolicyTest struct {
 	Metadata Metadata       `yaml:"metadata" json:"metadata"`
 	Spec     PolicyTestSpec `yaml:"spec" json:"spec"`
@@ -330,7 +330,8 @@ type PolicyTestSpec struct {
 
 // Assertion is one flow. No ports: for allow, every port must be allowed; for deny, no port may be.
 type Assertion struct {
-	// From is where the flow begins: a node, or an address or prefix behind a router.
+	// From is where the flow begins: a node, an address or prefix behind a router, or user:NAME or group:NAME for whoever a
+	// member rule of the zone admits.
 	From string `yaml:"from" json:"from"`
 	// To is where the flow ends, named as From is.
 	To string `yaml:"to" json:"to"`

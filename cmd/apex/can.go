@@ -29,12 +29,12 @@ func newCan(s cli.Streams) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "can FROM TO [PORT] [DIR]",
 		Short: "Say whether one node may reach another, and which rule decides it",
-		Long: `Can answers whether FROM may open a flow to TO. FROM and TO are node names, or addresses or prefixes behind a
-router; PORT is like tcp/5432, udp/53, icmp or tcp/8000-8099. Without PORT the question is whether anything at all
+		Long: `Can answers whether FROM may open a flow to TO. FROM and TO are node names, addresses or prefixes behind a
+router, or user:NAME and group:NAME for whoever enrols by a member rule; PORT is like tcp/5432, udp/53, icmp or tcp/8000-8099. Without PORT the question is whether anything at all
 is allowed.
 
 Exit codes: 0 allowed, 1 denied, 3 the network or the question is invalid.`,
-		Example: "  apex can web-1 db-1 tcp/5432\n  apex can laptop 10.1.0.7 tcp/443 --zone office",
+		Example: "  apex can web-1 db-1 tcp/5432\n  apex can laptop 10.1.0.7 tcp/443 --zone office\n  apex can group:ops db-1 tcp/22",
 		Args:    cobra.RangeArgs(2, 4),
 		RunE: func(_ *cobra.Command, args []string) error {
 			port, dir, err := canArgs(args)
@@ -144,9 +144,22 @@ func (w *workspace) zoneKnows(zone string, names []string) bool {
 		if isAddress(name) {
 			continue
 		}
+		if who, ok := spec.ParseMemberEndpoint(name); ok {
+			if !w.zoneAdmits(zone, who) {
+				return false
+			}
+			continue
+		}
 		if w.node(zone, name) == nil {
 			return false
 		}
 	}
 	return true
+}
+
+// zoneAdmits reports whether a member rule of the zone admits a user or group.
+func (w *workspace) zoneAdmits(zone string, who spec.MemberEndpoint) bool {
+	z := w.repo.Zone(zone)
+	issuer, name, ok := w.repo.IdentityNames().Split(who.User + who.Group)
+	return z != nil && ok && len(z.Value.Spec.RulesFor(issuer, who.Named(name))) > 0
 }

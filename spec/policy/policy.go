@@ -19,6 +19,8 @@ import (
 // Policy answers questions about one zone. It is immutable.
 type Policy struct {
 	zone   string
+	spec   *spec.ZoneSpec // nil if the zone does not exist
+	names  spec.IdentityNames
 	rules  *Rules
 	routes *Routes
 	nodes  map[string]*member
@@ -35,11 +37,11 @@ type member struct {
 
 // New reads the policy of a zone. A zone that does not exist has no nodes, so every answer about it is a denial.
 func New(repo *spec.Repository, zone string) *Policy {
-	p := &Policy{zone: zone, nodes: map[string]*member{}, addrs: map[netip.Addr]*member{}}
+	p := &Policy{zone: zone, names: repo.IdentityNames(), nodes: map[string]*member{}, addrs: map[netip.Addr]*member{}}
 	def := spec.DefaultDeny
 	for _, z := range repo.Zones {
 		if z.Value.Metadata.Name == zone {
-			def = z.Value.Spec.Default
+			def, p.spec = z.Value.Spec.Default, &z.Value.Spec
 		}
 	}
 	var routes []Route
@@ -51,7 +53,7 @@ func New(repo *spec.Repository, zone string) *Policy {
 		}
 	}
 	p.routes = NewRoutes(routes)
-	p.rules = NewRules(def, InZone(repo.Policies, zone), p.routes, repo.IdentityNames(), time.Time{})
+	p.rules = NewRules(def, InZone(repo.Policies, zone), p.routes, p.names, time.Time{})
 	for _, n := range docs {
 		m := &member{n.Value.Metadata.Name, p.rules.Match(SubjectOf(&n.Value)), RoutesOf(&n.Value)}
 		p.nodes[m.name] = m
@@ -94,7 +96,8 @@ type Verdict struct {
 }
 
 // Can says whether from may open flows to to on all of port (nil: on every protocol and port). Endpoints are node names,
-// node addresses, or addresses and prefixes behind a router; for a prefix the answer holds for each of its addresses.
+// node addresses, addresses and prefixes behind a router, or user:NAME and group:NAME for whoever a member rule admits; for
+// a prefix the answer holds for each of its addresses, for a user or group under each rule that admits them.
 // Replies need no rule of their own. Rules void at asOf do not count.
 func (p *Policy) Can(from, to string, port *spec.Port, asOf time.Time) Verdict {
 	a := p.ask(from, to, portSet(port), asOf)
@@ -133,6 +136,9 @@ func (q Point) String() string {
 func (p *Policy) resolve(endpoint string) ([]Point, string) {
 	if m := p.nodes[endpoint]; m != nil {
 		return []Point{{node: m}}, ""
+	}
+	if points, why, ok := p.members(endpoint); ok {
+		return points, why
 	}
 	prefix, err := netip.ParsePrefix(endpoint)
 	if addr, aerr := netip.ParseAddr(endpoint); aerr == nil {

@@ -11,6 +11,12 @@ import (
 	"github.com/apex-network/apex/spec"
 )
 
+// The headers of the tables that describe the zone.
+const (
+	nodeTable   = "| node | address | labels | routes |"
+	memberTable = "| member rule | users | groups | labels |"
+)
+
 // readDoc gives docs/policy.md in pieces: the rows of each table by its header, and the last YAML block.
 func readDoc(t *testing.T) (tables map[string][][]string, policies string) {
 	t.Helper()
@@ -45,12 +51,27 @@ func readDoc(t *testing.T) (tables map[string][][]string, policies string) {
 }
 
 // documented builds the repository that docs/policy.md describes, through the loader.
-func documented(t *testing.T, nodes [][]string, policies, def string) *spec.Repository {
+func documented(t *testing.T, tables map[string][][]string, policies, def string) *spec.Repository {
 	t.Helper()
 	var b strings.Builder
-	fmt.Fprintf(&b, "apiVersion: apex/v1alpha1\nkind: Network\nmetadata: {name: doc}\n---\n")
-	fmt.Fprintf(&b, "apiVersion: apex/v1alpha1\nkind: Zone\nmetadata: {name: prod}\nspec: {ranges: [10.0.0.0/16], default: %s}\n", def)
-	for _, n := range nodes {
+	fmt.Fprintf(&b, "apiVersion: apex/v1alpha1\nkind: Network\nmetadata: {name: doc}\n")
+	fmt.Fprintf(&b, "spec: {issuers: [{name: corp, url: \"https://corp.example\"}]}\n---\n")
+	fmt.Fprintf(&b, "apiVersion: apex/v1alpha1\nkind: Zone\nmetadata: {name: prod}\n")
+	fmt.Fprintf(&b, "spec:\n  ranges: [10.0.0.0/16]\n  dynamic: [10.0.128.0/17]\n  default: %s\n  members:\n", def)
+	for _, m := range tables[memberTable] {
+		fmt.Fprintf(&b, "    - {name: %s, issuer: corp, groups: [%s]", m[0], m[2])
+		if m[1] != "" {
+			fmt.Fprintf(&b, ", users: [%s]", m[1])
+		}
+		if k, v, ok := strings.Cut(m[3], "="); ok {
+			fmt.Fprintf(&b, ", labels: {%s: %s}", k, v)
+		}
+		if m[0] == "staff" {
+			b.WriteString(", match: {hd: corp.example}") // else it would be the only one to admit its group
+		}
+		b.WriteString("}\n")
+	}
+	for _, n := range tables[nodeTable] {
 		fmt.Fprintf(&b, "---\napiVersion: apex/v1alpha1\nkind: Node\nmetadata:\n  name: %s\n  zone: prod\n", n[0])
 		if n[2] != "" {
 			b.WriteString("  labels:\n")
@@ -77,14 +98,13 @@ func documented(t *testing.T, nodes [][]string, policies, def string) *spec.Repo
 // TestDocumentedTruthTable holds the code to every row of docs/policy.md.
 func TestDocumentedTruthTable(t *testing.T) {
 	tables, policies := readDoc(t)
-	nodes := tables["| node | address | labels | routes |"]
 	rows := tables["| from | to | port | deny | mesh | because |"]
-	if len(nodes) < 5 || len(rows) < 30 {
-		t.Fatalf("docs/policy.md has %d nodes and %d rows", len(nodes), len(rows))
+	if len(tables[nodeTable]) < 5 || len(tables[memberTable]) < 2 || len(rows) < 30 {
+		t.Fatalf("docs/policy.md has %d nodes, %d member rules and %d rows", len(tables[nodeTable]), len(tables[memberTable]), len(rows))
 	}
 	at := time.Date(2026, 11, 1, 0, 0, 0, 0, time.UTC)
 	for column, def := range map[int]string{3: "deny", 4: "mesh"} {
-		p := New(documented(t, nodes, policies, def), "prod")
+		p := New(documented(t, tables, policies, def), "prod")
 		for _, row := range rows {
 			var port *spec.Port
 			if row[2] != "any" {
@@ -118,7 +138,7 @@ func TestDocumentedTruthTable(t *testing.T) {
 
 func TestRunTests(t *testing.T) {
 	tables, policies := readDoc(t)
-	repo := documented(t, tables["| node | address | labels | routes |"], policies+`---
+	repo := documented(t, tables, policies+`---
 apiVersion: apex/v1alpha1
 kind: PolicyTest
 metadata: {name: shop, zone: prod}
