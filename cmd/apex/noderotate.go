@@ -52,11 +52,11 @@ Node document of the clone in DIR (default: this folder). Nothing else in the fi
 func rotateHere(ctx context.Context, s cli.Streams, agent *control.Client, zone string) error {
 	tick := time.NewTicker(joinPoll)
 	defer tick.Stop()
-	for said := ""; ; {
-		r, err := agent.Rotate(ctx, zone)
+	r, err := agent.Rotate(ctx, zone)
+	for said := ""; ; r, err = agent.Rotation(ctx, zone) {
 		switch {
 		case ctx.Err() != nil:
-			return timedOut(ctx, fmt.Errorf("the new keys are not in force yet: %w; the agent goes on, apex node rotate shows how far it is", ctx.Err()))
+			return timedOut(ctx, fmt.Errorf("the new keys are not in force yet: %w; the agent goes on by itself", ctx.Err()))
 		case err != nil:
 			return agentError(err)
 		case r.Done:

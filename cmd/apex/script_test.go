@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/apex-network/apex/internal/idp"
 )
 
 func TestMain(m *testing.M) {
@@ -69,9 +71,13 @@ func TestScripts(t *testing.T) {
 		t.Fatal(err)
 	}
 	controller := buildController(t)
+	issuers := &providers{by: map[string]*idp.Issuer{}}
 	testscript.Run(t, testscript.Params{
-		Dir:  "testdata/script",
-		Cmds: map[string]func(*testscript.TestScript, bool, []string){"await": await, "workflow": runWorkflow, "pipeline": runPipeline},
+		Dir: "testdata/script",
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"await": await, "commit": commit, "hides": hides, "readenv": readenv, "workflow": runWorkflow, "pipeline": runPipeline,
+			"issuer": issuers.start, "mint": issuers.mint, "github": issuers.github,
+		},
 		Setup: func(e *testscript.Env) error {
 			home := filepath.Join(e.WorkDir, "home")
 			e.Setenv("HOME", home)

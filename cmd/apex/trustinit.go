@@ -15,8 +15,8 @@ import (
 
 // trustFlags describe a first trust root on the command line.
 type trustFlags struct {
-	root, manifest, witness []string
-	threshold               int
+	root, manifest, witness, enrolment []string
+	threshold                          int
 }
 
 func newTrustInit(s cli.Streams) *cobra.Command {
@@ -37,6 +37,7 @@ for finer rules. With a witness, a manifest needs the controller's signature and
 	c.Flags().IntVar(&f.threshold, "threshold", 1, "how many root keys must sign a trust root")
 	c.Flags().StringArrayVar(&f.manifest, "controller", nil, "controller key as NAME=BASE64, from apex-controller keygen; repeatable")
 	c.Flags().StringArrayVar(&f.witness, "witness", nil, "witness key as NAME=BASE64; repeatable; raises the manifest threshold to 2")
+	c.Flags().StringArrayVar(&f.enrolment, "enrolment", nil, "enrolment key as NAME=BASE64, for networks that people join by identity; repeatable")
 	return c
 }
 
@@ -111,6 +112,11 @@ func (f trustFlags) document(network string) (spec.TrustRoot, error) {
 		}
 		d.Spec.Witnesses.Keys = append(d.Spec.Witnesses.Keys, witness.Keys...)
 		d.Spec.Manifest.Threshold = 2
+	}
+	for _, v := range f.enrolment {
+		if err := addRaw(&d.Spec, "--enrolment", v, &d.Spec.Enrolment); err != nil {
+			return d, err
+		}
 	}
 	return d, nil
 }
