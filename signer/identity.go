@@ -63,6 +63,15 @@ func (r *Root) WitnessByID(id string) (name string, ok bool) {
 	return w.Name, true
 }
 
+// SignerName gives the name of the key, or of the witness identity, that signs under this ID.
+func (r *Root) SignerName(id string) (name string, ok bool) {
+	if name, ok = r.WitnessByID(id); ok {
+		return name, true
+	}
+	name, _, ok = r.KeyByID(id)
+	return name, ok
+}
+
 // ApplierIssuer is an issuer whose tokens may apply, and the audience they are made for.
 type ApplierIssuer struct{ URL, Audience string }
 

@@ -1,7 +1,6 @@
 package signer
 
 import (
-	"bytes"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
@@ -10,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/apex-network/apex/spec/claims"
 	"github.com/apex-network/apex/spec/jwk"
 	"github.com/apex-network/apex/spec/peermap"
 )
@@ -73,10 +73,10 @@ func (t witnessToken) checkManifest(payload []byte) error {
 
 // VerifyWitness says which witness identity a token is of, at the instant now: signed by a pinned key of the issuer, alive,
 // bound to bound (WitnessBinding, WitnessAccess), and matching. id, the identity's ID, may be empty: then the first that
-// fits is taken. Errors: ErrIdentity, ErrSignature, ErrFormat, ErrTooLarge, ErrExpired, ErrFuture; none holds the token.
+// fits is taken. Errors, of each that does not: ErrUnknownKey (there is none), ErrIdentity, ErrSignature, ErrFormat, ErrTooLarge, ErrExpired, ErrFuture; none holds the token.
 func (r *Root) VerifyWitness(id, token, bound string, now time.Time) (witness string, err error) {
 	index := r.indexed()
-	failed := fmt.Errorf("%w: trust root version %d lists no such witness identity", ErrIdentity, r.Version)
+	var failed error
 	for _, w := range r.WitnessIdentities {
 		this := WitnessID(w.Name)
 		if index.witnesses[this] == nil || id != "" && id != this {
@@ -89,7 +89,10 @@ func (r *Root) VerifyWitness(id, token, bound string, now time.Time) (witness st
 		if err == nil {
 			return this, nil
 		}
-		failed = fmt.Errorf("token of witness %s: %w", w.Name, err)
+		failed = errors.Join(failed, fmt.Errorf("token of witness %s: %w", w.Name, err))
+	}
+	if failed == nil {
+		failed = fmt.Errorf("%w: trust root version %d lists no such witness identity", ErrUnknownKey, r.Version)
 	}
 	return "", failed
 }
@@ -113,35 +116,6 @@ type tokenHeader struct {
 	Critical  json.RawMessage `json:"crit"`
 }
 
-// tokenClaims are the claims of an ID token that this package judges itself.
-type tokenClaims struct {
-	Issuer    string   `json:"iss"`
-	Subject   string   `json:"sub"`
-	Audience  audience `json:"aud"`
-	Nonce     string   `json:"nonce"`
-	Issued    *int64   `json:"iat"`
-	Expires   *int64   `json:"exp"`
-	NotBefore *int64   `json:"nbf"`
-}
-
-// audience is one string or a list of them (RFC 7519, section 4.1.3).
-type audience []string
-
-// UnmarshalJSON takes both forms.
-func (a *audience) UnmarshalJSON(b []byte) error {
-	var one string
-	if json.Unmarshal(b, &one) == nil {
-		*a = audience{one}
-		return nil
-	}
-	var list []string
-	if err := json.Unmarshal(b, &list); err != nil {
-		return errors.New("aud is neither a string nor a list of them")
-	}
-	*a = list
-	return nil
-}
-
 // verify checks a compact ID token: size, signature by a pinned key, then issuer, binding and match. The claims are parsed
 // only after the signature held.
 func (w *pinnedIdentity) verify(token, bound string) (witnessToken, error) {
@@ -152,30 +126,39 @@ func (w *pinnedIdentity) verify(token, bound string) (witnessToken, error) {
 	if err != nil {
 		return witnessToken{}, err
 	}
-	var c tokenClaims
-	all := map[string]any{}
-	dec := json.NewDecoder(bytes.NewReader(payload))
-	dec.UseNumber()
-	if err := dec.Decode(&all); err != nil {
-		return witnessToken{}, fmt.Errorf("%w: the token's claims are no JSON object", ErrFormat)
+	all, err := claims.Decode(payload)
+	if err != nil {
+		return witnessToken{}, fmt.Errorf("%w: %w", ErrFormat, err)
 	}
-	if err := json.Unmarshal(payload, &c); err != nil || c.Issued == nil || c.Expires == nil || c.Subject == "" {
-		return witnessToken{}, fmt.Errorf("%w: claims iss, sub, aud, iat and exp of the token must be there and of their types", ErrFormat)
+	t := witnessToken{}
+	var there [2]bool
+	t.subject, _ = all["sub"].(string)
+	t.issued, there[0] = seconds(all, "iat")
+	t.expires, there[1] = seconds(all, "exp")
+	if t.subject == "" || !there[0] || !there[1] {
+		return witnessToken{}, fmt.Errorf("%w: the token needs the claims sub (text), iat and exp (whole seconds)", ErrFormat)
 	}
-	if c.Issuer != w.Issuer {
-		return witnessToken{}, fmt.Errorf("%w: claim iss is %.160q, the rule wants %s", ErrIdentity, c.Issuer, w.Issuer)
+	if iss, _ := all["iss"].(string); iss != w.Issuer {
+		return witnessToken{}, fmt.Errorf("%w: claim iss is %.160q, the rule wants %s", ErrIdentity, iss, w.Issuer)
 	}
-	if c.Nonce != bound && !slices.Contains(c.Audience, bound) {
-		return witnessToken{}, fmt.Errorf("%w: neither nonce nor aud is %s: the token was made for something else", ErrMismatch, bound)
+	audience, _ := claims.Lookup(all, "aud")
+	if nonce, _ := all["nonce"].(string); nonce != bound && !slices.Contains(audience, bound) {
+		return witnessToken{}, fmt.Errorf("%w: neither claim nonce nor aud is %s: the token was made for something else", ErrMismatch, bound)
 	}
 	if err := matchAll(all, w.Match); err != nil {
 		return witnessToken{}, fmt.Errorf("%w: %w", ErrIdentity, err)
 	}
-	issued := *c.Issued
-	if c.NotBefore != nil {
-		issued = max(issued, *c.NotBefore)
+	if from, ok := seconds(all, "nbf"); ok {
+		t.issued = max(t.issued, from)
 	}
-	return witnessToken{subject: c.Subject, issued: issued, expires: *c.Expires}, nil
+	return t, nil
+}
+
+// seconds reads a NumericDate (RFC 7519, section 2) without a fraction.
+func seconds(all map[string]any, name string) (int64, bool) {
+	n, _ := all[name].(json.Number)
+	v, err := n.Int64()
+	return v, err == nil && v > 0 && v < 1<<40
 }
 
 // open verifies the signature and gives the payload. The key decides the algorithm; the header has to say the same.

@@ -191,8 +191,8 @@ func (p *Publisher) announcePending() {
 	p.waiting = make(chan struct{})
 }
 
-// Cosign adds a signature to a pending generation and publishes it once there are enough. Errors: ErrNotPending,
-// ErrNotWitness, signer.ErrSignature.
+// Cosign adds a signature, or the ID token of a witness identity, to a pending generation and publishes it once there are
+// enough. Errors: ErrNotPending, ErrNotWitness, signer.ErrTooLarge, and those of signer.Root.CheckManifest.
 func (p *Publisher) Cosign(zone string, digest peermap.Digest, keyID string, sig []byte) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -215,6 +215,10 @@ func (p *Publisher) Cosign(zone string, digest peermap.Digest, keyID string, sig
 	if _, err := p.root.CheckManifest(env); err != nil {
 		return err
 	}
+	if whole, err := env.Encode(); err != nil || len(whole) > peermap.MaxManifestBytes {
+		return errors.Join(err, fmt.Errorf("co-signature of zone %s: %w: with it the manifest has %d bytes, agents read %d",
+			zone, signer.ErrTooLarge, len(whole), peermap.MaxManifestBytes))
+	}
 	signed := *w
 	signed.env = env
 	err = p.settle(z, &signed)
@@ -231,7 +235,7 @@ func (p *Publisher) Refuse(zone string, digest peermap.Digest, keyID, why string
 	if err != nil {
 		return err
 	}
-	name, _, _ := p.root.KeyByID(keyID)
+	name, _ := p.root.SignerName(keyID)
 	next := *w
 	next.refusals = map[string]string{name: why}
 	for k, v := range w.refusals {

@@ -313,9 +313,9 @@ func readHigh(dir string) (mark, error) {
 	return m, nil
 }
 
-// Answered reports whether the key with this ID has signed or refused p.
+// Answered reports whether the key or witness identity with this ID has signed or refused p.
 func (p *Pending) Answered(root *signer.Root, keyID string) bool {
-	name, _, ok := root.KeyByID(keyID)
+	name, ok := root.SignerName(keyID)
 	_, refused := p.Refusals[name]
 	return ok && (refused || slices.Contains(p.Quorum.Signed, name))
 }

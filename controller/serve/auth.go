@@ -126,8 +126,11 @@ func (m *member) use(id uint64, now time.Time) error {
 	return err
 }
 
-// authenticateWitness finds out which witness asks.
+// authenticateWitness finds out which witness asks: by the proof of its key, or by an ID token of a witness identity.
 func (s *Server) authenticateWitness(r *http.Request, body []byte) (*network, string, error) {
+	if access, ok := protocol.GetBearer(r.Header); ok {
+		return s.witnessByToken(r, access)
+	}
 	token, err := parseProof(r)
 	if err != nil {
 		return nil, "", err
@@ -148,6 +151,10 @@ func (s *Server) authenticateWitness(r *http.Request, body []byte) (*network, st
 
 // fromWitness lets only witnesses send a body: whether the proof is for just this one is checked once it is here.
 func (s *Server) fromWitness(r *http.Request) error {
+	if access, ok := protocol.GetBearer(r.Header); ok {
+		_, _, err := s.witnessByToken(r, access)
+		return err
+	}
 	token, err := parseProof(r)
 	if err != nil {
 		return err
@@ -160,6 +167,27 @@ func (s *Server) fromWitness(r *http.Request) error {
 }
 
 const notWitness = "the request is not proven by a witness key of this network's trust root"
+
+// notWitnessToken is the answer to a token that proves nothing, whatever there is to prove.
+const notWitnessToken = "the token is not of a witness identity of this network's trust root, or its issuer signs with a key that is not listed there"
+
+// witnessByToken finds the witness identity whose access token this is. The token is good for as long as it lives, since it
+// lets its holder read and refuse only. What is wrong with it is told to who shows one that the issuer signed.
+func (s *Server) witnessByToken(r *http.Request, access string) (*network, string, error) {
+	n, ok := s.network(r.PathValue("network"))
+	if !ok || n.Publisher.Root() == nil {
+		return nil, "", tokenProblem(errors.New(notWitnessToken))
+	}
+	id, err := n.Publisher.Root().VerifyWitness("", access, signer.WitnessAccess(n.Name), s.opts.Now())
+	switch {
+	case err == nil:
+		n.witness(id).lastSeen.Store(s.opts.Now().Unix())
+		return n, id, nil
+	case errors.Is(err, signer.ErrMismatch), errors.Is(err, signer.ErrExpired), errors.Is(err, signer.ErrFuture), errors.Is(err, signer.ErrIdentity):
+		return nil, "", tokenProblem(err)
+	}
+	return nil, "", tokenProblem(errors.New(notWitnessToken))
+}
 
 // witnessOf finds the witness that a proof names, and its key.
 func (s *Server) witnessOf(r *http.Request, token *protocol.Token) (n *network, id string, raw peermap.Key, err error) {

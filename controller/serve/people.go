@@ -212,6 +212,12 @@ func (s *Server) postCosign(w http.ResponseWriter, r *http.Request, data []byte)
 	if c.KeyID != id {
 		return badRequest("the verdict is of another key than the proof")
 	}
+	if _, identity := n.Publisher.Root().WitnessByID(id); identity && c.Refusal == "" {
+		// Agents judge the token for as long as the manifest lives; that it is alive now is for us to see.
+		if _, err := n.Publisher.Root().VerifyWitness(id, string(c.Signature), signer.WitnessBinding(c.Digest), s.opts.Now()); err != nil {
+			return tokenProblem(err)
+		}
+	}
 	if c.Refusal != "" {
 		err = n.Publisher.Refuse(c.Zone, c.Digest, id, c.Refusal)
 	} else {
@@ -220,8 +226,10 @@ func (s *Server) postCosign(w http.ResponseWriter, r *http.Request, data []byte)
 	switch {
 	case errors.Is(err, publish.ErrNotPending):
 		return protocol.NewProblem(http.StatusConflict, protocol.CodeConflict, err.Error())
-	case errors.Is(err, publish.ErrNotWitness), errors.Is(err, signer.ErrSignature):
+	case errors.Is(err, publish.ErrNotWitness), errors.Is(err, signer.ErrSignature), errors.Is(err, signer.ErrIdentity):
 		return signatureProblem(err.Error())
+	case errors.Is(err, signer.ErrTooLarge):
+		return badRequest("%v", err)
 	case err != nil:
 		return err
 	}

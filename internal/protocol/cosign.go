@@ -23,6 +23,11 @@ type PendingList struct {
 
 // Cosign is a witness's verdict on a pending generation: a signature over the DSSE PAE of the manifest payload, or a
 // refusal in words, which people see in the fleet's status.
+//
+// Of a witness identity of the trust root (signer.WitnessIdentity), KeyID is signer.WitnessID of its name and Signature the
+// compact ID token whose `aud` or `nonce` is signer.WitnessBinding of the digest. Such a witness proves its requests with
+// another token of the same job, bound to signer.WitnessAccess, as a bearer token in place of Apex-Proof: that one signs
+// nothing, so that a refusal cannot be turned into a signature.
 type Cosign struct {
 	Zone      string         `json:"zone"`
 	Digest    peermap.Digest `json:"digest"`
@@ -40,7 +45,7 @@ func DecodeCosign(data []byte) (Cosign, error) {
 	if (len(c.Signature) == 0) == (c.Refusal == "") {
 		return Cosign{}, fmt.Errorf("%w: want either a signature or a refusal", ErrMalformed)
 	}
-	if len(c.Refusal) > MaxMessage || len(c.Signature) > 1024 || len(c.KeyID) != 64 {
+	if len(c.Refusal) > MaxMessage || len(c.Signature) > MaxCosignature || len(c.KeyID) != 64 {
 		return Cosign{}, fmt.Errorf("%w: co-signature over its bounds", ErrMalformed)
 	}
 	return c, nil

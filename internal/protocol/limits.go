@@ -14,8 +14,10 @@ const (
 	// MaxStatusBytes bounds one NodeStatus on the wire.
 	MaxStatusBytes = 64 << 10
 	// MaxApplyBytes, MaxCosignBytes and MaxWebhookBytes bound the other request bodies.
-	MaxApplyBytes   = 24 << 10
-	MaxCosignBytes  = 16 << 10
+	MaxApplyBytes  = 24 << 10
+	MaxCosignBytes = 16 << 10
+	// MaxCosignature bounds the signature in it, which may be an ID token (signer.MaxIDToken).
+	MaxCosignature  = 8 << 10
 	MaxWebhookBytes = 1 << 20
 	// MaxProblemBytes bounds an error body, MaxFleetBytes a FleetStatus, MaxPendingBytes a list of pending generations.
 	MaxProblemBytes = 16 << 10
