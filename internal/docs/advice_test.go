@@ -2,6 +2,9 @@ package docs
 
 // agentAdvice says what to watch for in each metric of the agent.
 var agentAdvice = map[string]string{
+	"apex_agent_binding_expiry_timestamp_seconds":    "Closer than a third of the rule's ttl: see EnrolmentExpiring.",
+	"apex_agent_enrolment_attempts_total":            "A steady climb on a bound node: renewals fail.",
+	"apex_agent_enrolment_failures_total":            "Climbs: read EnrolmentFailing on the node.",
 	"apex_agent_info":                                "Versions across the fleet.",
 	"apex_agent_condition":                           "Alert on `Ready` 0 for five minutes, and on any other condition 1; on `TrustAlarm` at once.",
 	"apex_agent_generation_serial":                   "Verified ahead of applied for long: see `RolledBack`, `ApplyFailed`. Behind the controller's: see `Unreachable`.",
