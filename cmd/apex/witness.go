@@ -12,16 +12,20 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/apex-network/apex/agent/fetch"
+	"github.com/apex-network/apex/controller/enrol"
 	"github.com/apex-network/apex/controller/gitsource"
+	"github.com/apex-network/apex/controller/tokens"
 	"github.com/apex-network/apex/controller/witness"
 	"github.com/apex-network/apex/internal/cli"
 	"github.com/apex-network/apex/internal/keyfile"
+	"github.com/apex-network/apex/internal/protocol"
 )
 
 // witnessFlags configure a witness.
 type witnessFlags struct {
 	controller, caFile, tlsPin string
 	network, pin, key, state   string
+	issuerCAFile               string
 	remote                     gitsource.Remote
 }
 
@@ -33,6 +37,9 @@ func newWitness(s cli.Streams) *cobra.Command {
 		Long: `Witness is the second party of a manifest threshold of 2. It clones the repository by itself, judges the commits, compiles
 what the controller wants to publish, and signs only if not a byte differs. Run it on another machine than the
 controller, with another way to the repository. It needs no open port and runs until it is stopped.
+
+Where nodes enrol by an identity, it judges each new one by itself: it asks the issuers for their keys (--issuer-ca-file, if
+these have certificates of an own authority), and verifies the token, the rule in git and the maintainer's approval.
 
 Make its key with apex-controller keygen and name it as --witness in apex trust init.`,
 		Example: "  apex witness --controller https://apex.example.com --network acme --root-digest … --repository https://git.example.com/acme.git --key witness.key",
@@ -46,6 +53,7 @@ Make its key with apex-controller keygen and name it as --witness in apex trust 
 	c.Flags().StringVar(&f.pin, "root-digest", "", "digest of the first trust root, hex")
 	c.Flags().StringVar(&f.key, "key", "", "witness key file, mode 0600")
 	c.Flags().StringVar(&f.state, "state-dir", "/var/lib/apex-witness", "folder for the clone and what was signed last")
+	c.Flags().StringVar(&f.issuerCAFile, "issuer-ca-file", "", "certificate authorities of OpenID providers to trust besides the system's, PEM")
 	c.Flags().StringVar(&f.remote.URL, "repository", "", "repository: a path, file://, https:// or ssh:// URL")
 	c.Flags().StringVar(&f.remote.Branch, "branch", "main", "branch that counts")
 	c.Flags().StringVar(&f.remote.Username, "username", "", "user name for the repository over HTTP")
@@ -92,6 +100,27 @@ func (f witnessFlags) config(s cli.Streams) (witness.Config, error) {
 	// The controller holds a question open until there is something to sign.
 	transport.ResponseHeaderTimeout = 0
 	cfg.Client = &http.Client{Transport: transport}
-	cfg.Key, err = keyfile.LoadEd25519(f.key)
-	return cfg, err
+	if cfg.Key, err = keyfile.LoadEd25519(f.key); err != nil {
+		return cfg, err
+	}
+	verifier, err := tokens.New(tokens.Options{CAFile: f.issuerCAFile, Logger: cfg.Logger})
+	if err != nil {
+		return cfg, fmt.Errorf("--issuer-ca-file: %w", err)
+	}
+	cfg.Recheck = recheckWith(f.network, verifier)
+	return cfg, nil
+}
+
+// recheckWith judges bindings with the keys that their issuers give to verifier.
+func recheckWith(network string, verifier tokens.Verifier) witness.Recheck {
+	return func(ctx context.Context, at witness.Commit, record protocol.BindingRecord) error {
+		_, err := enrol.Judge{
+			Network: network, Published: &enrol.Published{Commit: at.ID, Repo: at.Repo, Root: at.Root}, Verifier: verifier, Judged: at.Judged,
+		}.Recheck(ctx, record)
+		var down *tokens.Unavailable
+		if errors.As(err, &down) {
+			return fmt.Errorf("%w: %w", witness.ErrLater, err)
+		}
+		return err
+	}
 }

@@ -17,8 +17,17 @@ import (
 
 // Recheck judges what a binding rests on from its evidence alone: the token by the keys that its issuer shows now, the
 // rule at the commit, the maintainer's word. An error that wraps ErrLater says nothing about the binding; any other
-// refuses it.
-type Recheck func(ctx context.Context, repo *spec.Repository, root *signer.Root, record protocol.BindingRecord) error
+// refuses it. It is called by several goroutines at once. enrol.Judge is the real one.
+type Recheck func(ctx context.Context, at Commit, record protocol.BindingRecord) error
+
+// Commit is what the witness arrived at by itself.
+type Commit struct {
+	ID   string
+	Repo *spec.Repository
+	Root *signer.Root
+	// Judged reports that the binding with this digest was found good before.
+	Judged func(peermap.Digest) bool
+}
 
 // ErrLater says that evidence could not be judged now, because a provider does not answer: it is tried again.
 var ErrLater = errors.New("the evidence cannot be judged now")
@@ -62,7 +71,7 @@ func (w *witness) bindings(ctx context.Context, m peermap.Manifest, last *signed
 			return nil, nil, err
 		}
 		if unknown = w.unknown(entries); len(unknown) > 0 {
-			w.inquire(ctx, m, unknown, l.Repo, root)
+			w.inquire(ctx, m, unknown, Commit{ID: l.Commit, Repo: l.Repo, Root: root, Judged: w.memory.before()})
 			return nil, nil, errInquiring
 		}
 	}
@@ -165,7 +174,7 @@ func (u *unfit) Error() string { return fmt.Sprintf("binding %s: %v", u.digest, 
 func (u *unfit) Unwrap() error { return u.err }
 
 // inquire begins to judge bindings in the background.
-func (w *witness) inquire(ctx context.Context, m peermap.Manifest, unknown []peermap.Digest, repo *spec.Repository, root *signer.Root) {
+func (w *witness) inquire(ctx context.Context, m peermap.Manifest, unknown []peermap.Digest, at Commit) {
 	ctx, cancel := context.WithTimeout(ctx, inquiryTimeout)
 	q := &inquiry{asked: map[peermap.Digest]bool{}, stop: cancel, done: make(chan struct{})}
 	for _, d := range unknown {
@@ -174,7 +183,7 @@ func (w *witness) inquire(ctx context.Context, m peermap.Manifest, unknown []pee
 	w.inquiries[m.Zone] = q
 	w.running.Go(func() {
 		defer cancel()
-		q.good, q.err = w.judgeBindings(ctx, m, unknown, repo, root)
+		q.good, q.err = w.judgeBindings(ctx, m, unknown, at)
 		close(q.done)
 		select {
 		case w.heard <- struct{}{}:
@@ -184,7 +193,7 @@ func (w *witness) inquire(ctx context.Context, m peermap.Manifest, unknown []pee
 }
 
 // judgeBindings judges bindings by their evidence. It gives those that are good also with an error.
-func (w *witness) judgeBindings(ctx context.Context, m peermap.Manifest, unknown []peermap.Digest, repo *spec.Repository, root *signer.Root) (good []*binding.Signed, err error) {
+func (w *witness) judgeBindings(ctx context.Context, m peermap.Manifest, unknown []peermap.Digest, at Commit) (good []*binding.Signed, err error) {
 	for len(unknown) > 0 {
 		asked := unknown[:min(len(unknown), protocol.MaxBindingsAsked)]
 		records, err := w.getRecords(ctx, asked)
@@ -198,7 +207,7 @@ func (w *witness) judgeBindings(ctx context.Context, m peermap.Manifest, unknown
 			if i >= len(asked) {
 				return good, &unfit{asked[0], errors.New("the controller gives more than was asked for")}
 			}
-			s, err := w.judgeBinding(ctx, m, asked[i], r, repo, root)
+			s, err := w.judgeBinding(ctx, m, asked[i], r, at)
 			if err != nil {
 				return good, err
 			}
@@ -209,7 +218,7 @@ func (w *witness) judgeBindings(ctx context.Context, m peermap.Manifest, unknown
 	return good, nil
 }
 
-func (w *witness) judgeBinding(ctx context.Context, m peermap.Manifest, want peermap.Digest, r protocol.BindingRecord, repo *spec.Repository, root *signer.Root) (*binding.Signed, error) {
+func (w *witness) judgeBinding(ctx context.Context, m peermap.Manifest, want peermap.Digest, r protocol.BindingRecord, at Commit) (*binding.Signed, error) {
 	s, err := parseSigned(r.Envelope)
 	switch {
 	case err != nil:
@@ -221,7 +230,7 @@ func (w *witness) judgeBinding(ctx context.Context, m peermap.Manifest, want pee
 	case peermap.DigestOf(r.Evidence) != s.Binding.Evidence:
 		return nil, &unfit{want, errors.New("its evidence is not the one that it names")}
 	}
-	if err := checkSigned(root, r.Envelope); err != nil {
+	if err := checkSigned(at.Root, r.Envelope); err != nil {
 		return nil, &unfit{want, err}
 	}
 	if w.Recheck == nil {
@@ -229,7 +238,7 @@ func (w *witness) judgeBinding(ctx context.Context, m peermap.Manifest, want pee
 	}
 	ctx, cancel := context.WithTimeout(ctx, recheckTimeout)
 	defer cancel()
-	switch err := w.Recheck(ctx, repo, root, r); {
+	switch err := w.Recheck(ctx, at, r); {
 	case err == nil:
 		return s, nil
 	case errors.Is(err, ErrLater) || ctx.Err() != nil:

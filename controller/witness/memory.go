@@ -70,6 +70,15 @@ func (m *memory) keep(s *binding.Signed) error {
 	return nil
 }
 
+// before tells what is judged by now; it may be asked while the memory changes.
+func (m *memory) before() func(peermap.Digest) bool {
+	known := make(map[peermap.Digest]bool, len(m.judged))
+	for d := range m.judged {
+		known[d] = true
+	}
+	return func(d peermap.Digest) bool { return known[d] }
+}
+
 // forget drops the bindings of a zone that wanted does not name.
 func (m *memory) forget(zone string, wanted map[peermap.Digest]bool) error {
 	var errs []error

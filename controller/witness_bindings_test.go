@@ -1,0 +1,273 @@
+package controller_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"net/netip"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/apex-network/apex/controller/gitsource"
+	"github.com/apex-network/apex/controller/witness"
+	"github.com/apex-network/apex/internal/protocol"
+	"github.com/apex-network/apex/signer"
+	"github.com/apex-network/apex/spec/binding"
+	"github.com/apex-network/apex/spec/peermap"
+)
+
+// recheck is a twin of enrol.Recheck that believes goodEvidence and counts.
+type recheck struct{ calls, hangs atomic.Int32 }
+
+func (r *recheck) judge(ctx context.Context, _ witness.Commit, record protocol.BindingRecord) error {
+	r.calls.Add(1)
+	switch {
+	case bytes.Equal(record.Evidence, goodEvidence):
+		return nil
+	case bytes.HasPrefix(record.Evidence, []byte("hang")):
+		r.hangs.Add(1)
+		<-ctx.Done()
+		return fmt.Errorf("%w: %w", witness.ErrLater, ctx.Err())
+	}
+	return errors.New("token: it commits to other keys")
+}
+
+// judging runs a witness that judges bindings.
+func (w *world) judging(key signer.PrivateKey, dir string, r *recheck) (stop func()) {
+	return w.witnessAs(key, dir, func(c *witness.Config) { c.Recheck = r.judge })
+}
+
+// evidence gives a binding other evidence, which it names.
+func evidence(text string) func(*binding.Binding, *protocol.BindingRecord) {
+	return func(b *binding.Binding, r *protocol.BindingRecord) {
+		r.Evidence = []byte(text)
+		b.Evidence = peermap.DigestOf(r.Evidence)
+	}
+}
+
+func TestWitnessJudgesEachBindingOnce(t *testing.T) {
+	var key signer.PrivateKey
+	w, e := newEnrolled(t, twoSigners(t, &key))
+	w.startWith(e)
+	r, dir := &recheck{}, t.TempDir()
+	stop := w.judging(key, dir, r)
+	w.published("prod", w.repo.Head())
+	const burst = 450 // more than one question's worth
+	for n := range burst {
+		e.bind(n)
+	}
+	w.count(burst)
+	if got := r.calls.Load(); got != burst {
+		t.Fatalf("%d judgements of %d bindings", got, burst)
+	}
+	stop()
+	stop = w.judging(key, dir, r)
+	e.bind(burst)
+	w.count(burst + 1)
+	e.drop("h3")
+	w.count(burst)
+	if got := r.calls.Load(); got != burst+1 {
+		t.Fatalf("%d judgements of %d bindings after a restart", got, burst+1)
+	}
+	// What ends by itself leaves without a word of anybody.
+	w.clock.Advance(31 * time.Minute)
+	e.changed()
+	w.count(0)
+	// And a damaged memory is no reason to stop.
+	stop()
+	e.bind(7)
+	w.judging(key, t.TempDir(), r)
+	w.count(1)
+}
+
+// A stolen controller with the enrolment key invents bindings: the witness signs none of them.
+func TestWitnessRefusesInventedBindings(t *testing.T) {
+	stranger, err := signer.GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, row := range map[string]struct {
+		forge func(e *enrolled)
+		words string
+	}{
+		"a token for other keys": {func(e *enrolled) { e.bind(66, evidence("stolen")) }, "commits to other keys"},
+		"no evidence": {func(e *enrolled) {
+			s, _ := e.make(66)
+			e.edit(func() { e.held["prod/h66"] = s })
+		}, "no evidence"},
+		"another's evidence": {func(e *enrolled) {
+			e.bind(66, func(b *binding.Binding, r *protocol.BindingRecord) { b.Evidence = peermap.Digest{9} })
+		}, "evidence is not the one"},
+		"another's record": {func(e *enrolled) {
+			s, _ := e.make(66)
+			_, other := e.make(67)
+			e.put(s, other)
+		}, "gives another's"},
+		"signed by a stranger": {func(e *enrolled) {
+			own := e.key
+			e.key = stranger
+			defer func() { e.key = own }()
+			e.bind(66)
+		}, "signature"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var key signer.PrivateKey
+			w, e := newEnrolled(t, twoSigners(t, &key))
+			w.startWith(e)
+			w.judging(key, t.TempDir(), &recheck{})
+			w.published("prod", w.repo.Head())
+			e.bind(1)
+			before := w.count(1)
+			row.forge(e)
+			f := w.await("a refusal", func(f protocol.FleetStatus) bool {
+				z := zoneOf(f, "prod")
+				return z.Pending != nil && strings.Contains(z.Pending.Missing, "refused")
+			})
+			if z := zoneOf(f, "prod"); z.Current.Serial != before.Serial || !strings.Contains(z.Pending.Missing, row.words) {
+				t.Fatalf("%s\nwant %q", z.Pending.Missing, row.words)
+			}
+			e.drop("h66")
+			e.bind(2)
+			w.count(2) // the honest ones go on
+		})
+	}
+}
+
+// Keys that were replaced do not come back, not even by way of a list without the node.
+func TestWitnessRefusesReplacedKeys(t *testing.T) {
+	for name, between := range map[string]func(*world, *enrolled){
+		"at once": func(*world, *enrolled) {},
+		"after a list without it": func(w *world, e *enrolled) {
+			e.drop("h1")
+			w.count(0)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var key signer.PrivateKey
+			w, e := newEnrolled(t, twoSigners(t, &key))
+			w.startWith(e)
+			dir := t.TempDir()
+			w.judging(key, dir, &recheck{})
+			w.published("prod", w.repo.Head())
+			old, record := e.make(1)
+			e.put(old, record)
+			before := w.count(1)
+			w.clock.Advance(time.Minute)
+			e.bind(1, func(b *binding.Binding, _ *protocol.BindingRecord) { b.PublicKey = peermap.Key(peermap.DigestOf([]byte("next"))) })
+			w.await("the rotation", func(f protocol.FleetStatus) bool { return zoneOf(f, "prod").Current.Serial > before.Serial })
+			between(w, e)
+			e.put(old, record)
+			w.await("a refusal", func(f protocol.FleetStatus) bool {
+				z := zoneOf(f, "prod")
+				return z.Pending != nil && (strings.Contains(z.Pending.Missing, "replaced at") || strings.Contains(z.Pending.Missing, "has other keys"))
+			})
+		})
+	}
+}
+
+// A provider that hangs keeps the witness from nothing but the generations that it has a part in.
+func TestHangingProviderHoldsUpNobodyElse(t *testing.T) {
+	var key signer.PrivateKey
+	w, e := newEnrolled(t, twoSigners(t, &key))
+	w.zone("lab", "10.9.0.0/16", "  dynamic: [10.9.128.0/17]\n  members: [{name: staff, issuer: corp, groups: [ops], ttl: 1h}]\n")
+	head := w.push("Another zone")
+	w.startWith(e)
+	r := &recheck{}
+	w.judging(key, t.TempDir(), r)
+	w.published("prod", head)
+	w.published("lab", head)
+	e.bind(66, evidence("hang"))
+	w.await("a binding that hangs", func(protocol.FleetStatus) bool { return r.hangs.Load() > 0 })
+	e.bind(2, func(b *binding.Binding, _ *protocol.BindingRecord) {
+		b.Zone, b.Addresses = "lab", []netip.Addr{netip.MustParseAddr("10.9.128.1")}
+	})
+	// A commit does not wait for bindings.
+	w.repo.Write("README.md", "go on")
+	next := w.push("Go on")
+	w.mustApply(next)
+	w.published("lab", next)
+	if z := zoneOf(w.fleet(), "prod"); z.Current.Enrolled != 0 {
+		t.Fatalf("%+v", z.Current)
+	}
+	// Nor is the zone itself stuck once it asks for nothing that hangs.
+	e.drop("h66")
+	w.repo.Write("README.md", "go on and on")
+	last := w.push("Go on")
+	w.mustApply(last)
+	w.published("prod", last)
+}
+
+func TestWitnessWithoutAVerifierRefusesBindings(t *testing.T) {
+	var key signer.PrivateKey
+	w, e := newEnrolled(t, twoSigners(t, &key))
+	w.startWith(e)
+	w.witness(key, t.TempDir())
+	w.published("prod", w.repo.Head())
+	e.bind(1)
+	w.await("a refusal", func(f protocol.FleetStatus) bool {
+		z := zoneOf(f, "prod")
+		return z.Pending != nil && strings.Contains(z.Pending.Missing, "no way to judge enrolments")
+	})
+}
+
+func TestOnlyWitnessesReadEvidence(t *testing.T) {
+	var key signer.PrivateKey
+	w, e := newEnrolled(t, twoSigners(t, &key))
+	w.startWith(e)
+	w.judging(key, t.TempDir(), &recheck{})
+	w.published("prod", w.repo.Head())
+	s := e.bind(1)
+	w.count(1)
+	list := peermap.DigestOf(binding.List([]binding.Entry{{Digest: s.Digest, Node: "h1"}}))
+	body, err := protocol.Encode(protocol.BindingsQuery{Digests: []peermap.Digest{s.Digest}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []call{
+		{path: protocol.BindingsPath(w.name, "prod", list)},
+		{method: "POST", path: protocol.RecordsPath(w.name), body: body},
+	} {
+		if resp, data := w.do(c); resp.StatusCode != 401 {
+			t.Errorf("nobody: %d %s", resp.StatusCode, data)
+		}
+		if resp, data := w.do(w.as("a", c)); resp.StatusCode != 401 {
+			t.Errorf("a node: %d %s", resp.StatusCode, data)
+		}
+		if resp, data := w.do(w.prove(c, protocol.WitnessSubject(key.Public().ID()), key)); resp.StatusCode != 200 {
+			t.Errorf("the witness: %d %s", resp.StatusCode, data)
+		}
+	}
+	for _, d := range []peermap.Digest{{}, {5}} {
+		c := w.prove(call{path: protocol.BindingsPath(w.name, "prod", d)}, protocol.WitnessSubject(key.Public().ID()), key)
+		if resp, _ := w.do(c); resp.StatusCode != 404 {
+			t.Errorf("list %s: %d", d, resp.StatusCode)
+		}
+	}
+}
+
+// witnessAs is witness with changes.
+func (w *world) witnessAs(key signer.PrivateKey, dir string, change func(*witness.Config)) (stop func()) {
+	cfg := witness.Config{
+		Network: w.name, TrustRoot: w.root.Pin(), Remote: gitsource.Remote{URL: w.bare, Branch: "main"}, Dir: dir,
+		Controller: w.url(""), Client: w.client, Key: key, Now: w.clock.Now,
+	}
+	change(&cfg)
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- witness.Run(ctx, cfg) }()
+	var done atomic.Bool
+	stop = func() {
+		if done.CompareAndSwap(false, true) {
+			cancel()
+			if err := <-ended; err != nil {
+				w.t.Errorf("witness: %v", err)
+			}
+		}
+	}
+	w.t.Cleanup(stop)
+	return stop
+}
