@@ -24,7 +24,16 @@ apiVersion: apex/v1alpha1
 kind: Network
 metadata:
   name: {{.Network}}
+{{- if .Issuer}}
+spec:
+  issuers:
+    # People sign in here to join hosts: see docs/identity.md.
+    - name: login
+      url: {{.Issuer}}
+      clientID: {{.ClientID}}
+{{- else}}
 spec: {}
+{{- end}}
 ---
 apiVersion: apex/v1alpha1
 kind: Zone
@@ -35,8 +44,24 @@ spec:
 {{- range .Ranges}}
     - {{.}}
 {{- end}}
+{{- if .Issuer}}
+  # Addresses for hosts that join by identity; Node documents take the others.
+  dynamic:
+{{- range .Dynamic}}
+    - {{.}}
+{{- end}}
+{{- end}}
   # deny: only what a Policy allows; mesh: every node reaches every node.
   default: deny
+{{- if .Issuer}}
+  # Who may join a host, and what it gets. The first rule that matches counts; without one nobody may.
+  # members:
+  #   - name: staff
+  #     issuer: login
+  #     groups: [staff]
+  #     labels: {kind: laptop}
+  #     ttl: 168h
+{{- end}}
 ---
 apiVersion: apex/v1alpha1
 kind: Policy
@@ -54,22 +79,43 @@ spec:
 `
 
 type starterValues struct {
-	Network, Zone string
-	Ranges        []netip.Prefix
+	Network, Zone    string
+	Issuer, ClientID string
+	Ranges           []netip.Prefix
+}
+
+// Dynamic is the upper half of each range.
+func (v starterValues) Dynamic() []netip.Prefix {
+	var upper []netip.Prefix
+	for _, r := range v.Ranges {
+		if b := r.Addr().AsSlice(); r.Bits() < len(b)*8 {
+			b[r.Bits()/8] |= 0x80 >> (r.Bits() % 8)
+			a, _ := netip.AddrFromSlice(b)
+			upper = append(upper, netip.PrefixFrom(a, r.Bits()+1))
+		}
+	}
+	return upper
 }
 
 func newInit(s cli.Streams) *cobra.Command {
-	var zone string
+	var zone, issuer, clientID string
 	var ranges []string
 	c := &cobra.Command{
 		Use:   "init NETWORK [DIR]",
 		Short: "Begin a network: write network.yaml",
 		Long: `Init writes network.yaml for a new network with one zone into DIR (default: this folder). It changes no file that is
-there already. Next: apex trust init, then apex node add.`,
-		Example: "  apex init acme --zone prod --range 10.20.0.0/16",
+there already. Next: apex trust init, then apex node add.
+
+With --issuer and --client-id, people can be let in by the OpenID provider they have: the file then names it, keeps half of
+each range for their hosts, and shows a member rule to fill in.`,
+		Example: "  apex init acme --zone prod --range 10.20.0.0/16\n" +
+			"  apex init acme --issuer https://login.example.com --client-id apex",
 		Args:    cobra.RangeArgs(1, 2),
 		RunE: func(_ *cobra.Command, args []string) error {
-			v := starterValues{Network: args[0], Zone: zone}
+			if (issuer == "") != (clientID == "") {
+				return cli.WithCode(cli.Invalid, errors.New("--issuer and --client-id go together"))
+			}
+			v := starterValues{Network: args[0], Zone: zone, Issuer: issuer, ClientID: clientID}
 			for _, r := range ranges {
 				p, err := netip.ParsePrefix(r)
 				if err != nil {
@@ -81,6 +127,8 @@ there already. Next: apex trust init, then apex node add.`,
 		},
 	}
 	c.Flags().StringVar(&zone, "zone", "main", "name of the first zone")
+	c.Flags().StringVar(&issuer, "issuer", "", "URL of the OpenID provider that people sign in at")
+	c.Flags().StringVar(&clientID, "client-id", "", "public client that the provider knows apex by")
 	c.Flags().StringArrayVar(&ranges, "range", []string{"10.20.0.0/16"}, "address range of the zone, IPv4 or IPv6; repeatable")
 	return c
 }
@@ -104,7 +152,11 @@ func initNetwork(s cli.Streams, dir string, v starterValues, now time.Time) erro
 	if err := createFile(path, file.Data); err != nil {
 		return err
 	}
-	fmt.Fprintf(s.Err, "wrote %s\nnext: apex trust init, then apex node add; commit with git commit -S\n", path)
+	next := "apex trust init"
+	if v.Issuer != "" {
+		next += " with --enrolment"
+	}
+	fmt.Fprintf(s.Err, "wrote %s\nnext: %s, then apex node add; commit with git commit -S\n", path, next)
 	return nil
 }
 

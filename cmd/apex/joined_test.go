@@ -18,6 +18,7 @@ import (
 	"github.com/apex-network/apex/internal/idp"
 	"github.com/apex-network/apex/internal/login"
 	"github.com/apex-network/apex/internal/protocol"
+	"github.com/apex-network/apex/spec/jwk"
 	"github.com/apex-network/apex/spec/peermap"
 )
 
@@ -291,5 +292,26 @@ func TestWay(t *testing.T) {
 		if (err != nil) != c.fails || err == nil && got != c.want {
 			t.Errorf("%+v: %v, %v", c.flags, got, err)
 		}
+	}
+}
+
+// TestIssuerKeys prints keys that the trust root takes, one per line.
+func TestIssuerKeys(t *testing.T) {
+	issuer := idp.RunIssuer(t, idp.IssuerOptions{})
+	if err := issuer.AddKey("ES256"); err != nil {
+		t.Fatal(err)
+	}
+	out, talk, code := run(t, "", "trust", "issuer-keys", issuer.Issuer())
+	lines := strings.Split(strings.TrimSpace(out), "\n")
+	if code != cli.OK || len(lines) != 2 {
+		t.Fatalf("exit code %d: %s\n%s", code, out, talk)
+	}
+	for _, line := range lines {
+		if _, err := jwk.Parse([]byte(line)); err != nil {
+			t.Errorf("%s: %v", line, err)
+		}
+	}
+	if _, _, code := run(t, "", "trust", "issuer-keys", issuer.Issuer()+"/nowhere"); code != cli.Failed {
+		t.Errorf("exit code %d", code)
 	}
 }

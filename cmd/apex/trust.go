@@ -25,9 +25,11 @@ trust/roots/N.json, which the root keys sign:
   apex trust init     writes version 1, unsigned
   apex trust sign     adds one root key's signature; repeat until the threshold is met
   apex trust rotate   turns an edited trust/root.yaml into the next version, to be signed
-  apex trust show     prints versions, roles, digests, and whose signatures are missing`,
+  apex trust show     prints versions, roles, digests, and whose signatures are missing
+
+  apex trust issuer-keys URL   prints the keys of an identity provider, for a witness that signs with ID tokens`,
 	}
-	c.AddCommand(newTrustInit(s), newTrustSign(s), newTrustRotate(s), newTrustShow(s), newTrustVerify(s), newTrustSeal(s))
+	c.AddCommand(newTrustInit(s), newTrustSign(s), newTrustRotate(s), newTrustShow(s), newTrustVerify(s), newTrustSeal(s), newTrustIssuerKeys(s))
 	return c
 }
 
