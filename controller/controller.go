@@ -136,10 +136,7 @@ func (c *Controller) Run(ctx context.Context) (err error) {
 	}
 	defer unlock()
 	if c.store == nil {
-		s, err := store.OpenNATS(ctx, store.Options{
-			URL: c.cfg.NATS.URL, CredentialsFile: c.cfg.NATS.CredentialsFile, Replicas: c.cfg.NATS.Replicas,
-			Dir: filepath.Join(c.cfg.Storage, "jetstream"), Logger: c.log,
-		})
+		s, err := openStore(ctx, c.cfg, c.log)
 		if err != nil {
 			return err
 		}

@@ -74,7 +74,7 @@ func (c *Controller) listen(ctx context.Context) (_ *listeners, err error) {
 			return l, fmt.Errorf("listen.admin: %w", err)
 		}
 		l.addresses.Admin = path
-		l.others = append(l.others, endpoint{a, c.server.AdminHandler()})
+		l.others = append(l.others, endpoint{a, c.adminHandler()})
 	}
 	return l, nil
 }

@@ -49,7 +49,7 @@ func root(s cli.Streams) *cobra.Command {
 	cmd.SetErr(s.Err)
 	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return cli.WithCode(cli.Invalid, err) })
 	cmd.Flags().StringVar(&path, "config", "", "configuration file, YAML")
-	cmd.AddCommand(check(s), keygen(s), newVersion(s))
+	cmd.AddCommand(check(s), keygen(s), newBackup(s), newRestore(s), newVersion(s))
 	return cmd
 }
 
@@ -96,7 +96,7 @@ func check(s cli.Streams) *cobra.Command {
 
 func keygen(s cli.Streams) *cobra.Command {
 	return &cobra.Command{
-		Use: "keygen FILE", Short: "Make a manifest, timestamp or witness key and print its public half for the trust root",
+		Use: "keygen FILE", Short: "Make a manifest, timestamp, enrolment or witness key and print its public half for the trust root",
 		Args: cobra.ExactArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
 			key, err := keyfile.NewEd25519(args[0], rand.Reader)

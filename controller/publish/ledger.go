@@ -51,11 +51,13 @@ type ledger struct {
 
 func (l ledger) key(zone string) string { return l.network + "." + zone }
 
-// read gives the zero entry and revision 0 for a zone that never was.
+// read gives revision 0 for a zone that never was, and where its numbers begin.
 func (l ledger) read(ctx context.Context, zone string) (entry, uint64, error) {
 	data, revision, err := l.bucket.GetRevision(ctx, l.key(zone))
 	if errors.Is(err, store.ErrNotFound) {
-		return entry{}, 0, nil
+		if data, err = l.bucket.Get(ctx, floorKey); errors.Is(err, store.ErrNotFound) {
+			return entry{}, 0, nil
+		}
 	}
 	if err != nil {
 		return entry{}, 0, fmt.Errorf("ledger: %w", err)

@@ -337,6 +337,8 @@ func (p *Publisher) number(ctx context.Context, z *Zone) (mark, peermap.Digest, 
 	switch {
 	case epoch < z.high.epoch:
 		return mark{}, peermap.Digest{}, fmt.Errorf("trust root has epoch %d, but epoch %d was published before: raise the root's epoch", epoch, z.high.epoch)
+	case epoch > z.high.epoch && z.entry.Restored: // agents may have seen numbers of this epoch
+		return mark{epoch, z.high.serial + 1}, peermap.Digest{}, nil
 	case epoch > z.high.epoch || z.high.serial == 0:
 		return mark{epoch, 1}, peermap.Digest{}, nil
 	case current != nil && current.mark() == z.high:

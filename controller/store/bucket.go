@@ -65,7 +65,7 @@ func (s *NATS) Buckets(ctx context.Context) ([]BucketConfig, error) {
 	list := s.js.ListStreams(ctx, jetstream.WithStreamListSubject(subjectPrefix+">"))
 	for info := range list.Info() {
 		name, ok := strings.CutPrefix(info.Config.Name, streamPrefix)
-		if c := info.Config; ok && c.Metadata[ours] != "" {
+		if c := info.Config; ok && (c.Metadata[ours] != "" || s.embedded != nil) {
 			out = append(out, BucketConfig{
 				Name: name, Description: c.Description, TTL: c.MaxAge, MaxBytes: max(c.MaxBytes, 0), MaxValueBytes: max(c.MaxMsgSize, 0),
 			})

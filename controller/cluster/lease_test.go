@@ -1,0 +1,237 @@
+package cluster_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/apex-network/apex/controller/cluster"
+	"github.com/apex-network/apex/controller/store"
+)
+
+// times are short enough for tests and long enough for loaded machines.
+func times() cluster.Times {
+	return cluster.Times{Renew: 20 * time.Millisecond, StepDown: 200 * time.Millisecond, TTL: 300 * time.Millisecond}
+}
+
+// shaky is a bucket that can be cut off from one of its users.
+type shaky struct {
+	store.Bucket
+	cut atomic.Bool
+}
+
+var errCut = errors.New("cut off")
+
+func (s *shaky) Update(ctx context.Context, key string, value []byte, revision uint64) (uint64, error) {
+	if s.cut.Load() {
+		return 0, errCut
+	}
+	return s.Bucket.Update(ctx, key, value, revision)
+}
+
+// candidate is a replica that competes.
+type candidate struct {
+	lease  *cluster.Lease
+	bucket *shaky
+	stop   context.CancelFunc
+	done   chan struct{}
+}
+
+// field is a number of candidates, and what they did.
+type field struct {
+	t      *testing.T
+	bucket store.Bucket
+
+	mu      sync.Mutex
+	leading map[int]uint64 // candidate → term, while its lead runs
+	terms   []uint64       // in the order of their beginnings
+	clashes []string
+}
+
+func newField(t *testing.T, s store.Store) *field {
+	b, err := s.Bucket(t.Context(), cluster.LeaseBucket())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &field{t: t, bucket: b, leading: map[int]uint64{}}
+}
+
+func (f *field) enter(i int) *candidate {
+	f.t.Helper()
+	me, err := cluster.NewReplica(fmt.Sprint("r", i))
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	c := &candidate{bucket: &shaky{Bucket: f.bucket}, done: make(chan struct{})}
+	c.lease = cluster.NewLease("acme", me, c.bucket, slog.New(slog.DiscardHandler), times())
+	ctx, stop := context.WithCancel(f.t.Context())
+	c.stop = func() { stop(); <-c.done }
+	go func() {
+		defer close(c.done)
+		c.lease.Run(ctx, func(ctx context.Context, term uint64) {
+			f.begin(i, term)
+			<-ctx.Done()
+			f.end(i)
+		})
+	}()
+	f.t.Cleanup(c.stop)
+	return c
+}
+
+func (f *field) begin(i int, term uint64) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for other := range f.leading {
+		f.clashes = append(f.clashes, fmt.Sprintf("r%d began while r%d led", i, other))
+	}
+	f.leading[i] = term
+	f.terms = append(f.terms, term)
+}
+
+func (f *field) end(i int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	delete(f.leading, i)
+}
+
+// leader waits until one leads that is none of those.
+func (f *field) leader(except ...int) int {
+	f.t.Helper()
+	deadline := time.Now().Add(20 * time.Second)
+	for time.Now().Before(deadline) {
+		f.mu.Lock()
+		for i := range f.leading {
+			wanted := true
+			for _, e := range except {
+				wanted = wanted && i != e
+			}
+			if wanted {
+				f.mu.Unlock()
+				return i
+			}
+		}
+		f.mu.Unlock()
+		time.Sleep(time.Millisecond)
+	}
+	f.t.Fatal("nobody leads within 20 s")
+	return 0
+}
+
+// check demands that there was one leader at a time, with terms that grow.
+func (f *field) check() {
+	f.t.Helper()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, c := range f.clashes {
+		f.t.Error(c)
+	}
+	for i := 1; i < len(f.terms); i++ {
+		if f.terms[i] <= f.terms[i-1] {
+			f.t.Errorf("terms %v", f.terms)
+		}
+	}
+}
+
+func TestOneLeadsAndAnotherFollowsIt(t *testing.T) {
+	f := newField(t, store.NewMemory(time.Now))
+	all := []*candidate{f.enter(0), f.enter(1), f.enter(2)}
+	first := f.leader()
+	deadline := time.Now().Add(20 * time.Second)
+	for _, c := range all { // everybody knows who it is
+		for {
+			if who, ok := c.lease.Leader(); ok && who.Name == fmt.Sprint("r", first) {
+				break
+			}
+			if time.Now().After(deadline) {
+				t.Fatal("the leader is not known to all")
+			}
+			time.Sleep(time.Millisecond)
+		}
+	}
+	if !all[first].lease.Leads() || all[first].lease.Confirm(t.Context()) != nil {
+		t.Fatal("the leader does not know it")
+	}
+	all[first].stop()
+	second := f.leader(first)
+	if err := all[first].lease.Confirm(t.Context()); !errors.Is(err, cluster.ErrLost) {
+		t.Fatalf("confirmed after the end: %v", err)
+	}
+	all[second].stop()
+	f.leader(first, second)
+	f.check()
+}
+
+func TestWhoCannotRenewStepsDownBeforeAnotherBegins(t *testing.T) {
+	f := newField(t, store.NewMemory(time.Now))
+	all := []*candidate{f.enter(0), f.enter(1)}
+	for range 3 {
+		cut := f.leader()
+		all[cut].bucket.cut.Store(true)
+		f.leader(cut)
+		all[cut].bucket.cut.Store(false)
+	}
+	f.check() // a clash would be the other one beginning while the first still led
+}
+
+func TestWhoSleptIsRefused(t *testing.T) {
+	f := newField(t, store.NewMemory(time.Now))
+	var asleep atomic.Int64 // added to the sleeper's clock
+	me, err := cluster.NewReplica("sleeper")
+	if err != nil {
+		t.Fatal(err)
+	}
+	slow := times()
+	slow.Renew = time.Hour // it does not wake up to renew
+	slow.StepDown, slow.TTL = 2*time.Hour, 3*time.Hour
+	slow.Now = func() time.Time { return time.Now().Add(time.Duration(asleep.Load())) }
+	bucket := &shaky{Bucket: f.bucket}
+	sleeper := cluster.NewLease("acme", me, bucket, slog.New(slog.DiscardHandler), slow)
+	led := make(chan struct{})
+	lost := make(chan struct{})
+	ctx, stop := context.WithCancel(t.Context())
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		sleeper.Run(ctx, func(ctx context.Context, _ uint64) {
+			select {
+			case <-led:
+			default:
+				close(led)
+				<-ctx.Done()
+				close(lost)
+			}
+		})
+	}()
+	defer func() { stop(); <-ended }()
+	<-led
+	f.enter(1)
+	f.leader()
+	if err := sleeper.Confirm(t.Context()); !errors.Is(err, cluster.ErrLost) {
+		t.Fatalf("a leader that slept was confirmed: %v", err)
+	}
+	asleep.Store(int64(3 * time.Hour))
+	if sleeper.Leads() {
+		t.Fatal("it thinks that it leads after its time")
+	}
+	f.check()
+}
+
+func TestLeaseSurvivesAWriteOfUnknownOutcome(t *testing.T) {
+	// The write is made, but its author is told that it failed: the record names an author who does not know.
+	f := newField(t, store.NewMemory(time.Now))
+	c := f.enter(0)
+	f.leader()
+	c.bucket.cut.Store(true)
+	deadline := time.Now().Add(20 * time.Second)
+	for c.lease.Leads() && time.Now().Before(deadline) {
+		time.Sleep(time.Millisecond)
+	}
+	c.bucket.cut.Store(false)
+	f.leader()
+	f.check()
+}
