@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"unicode"
 	"unicode/utf8"
 
 	"github.com/apex-network/apex/spec/peermap"
@@ -152,18 +153,19 @@ func checkSorted(what string, list []string, most, longest int) error {
 	return nil
 }
 
-// checkText wants UTF-8 without control characters, so that it may be shown to people.
+// Printable reports UTF-8 in which every character shows and no space is other than the plain one, so that a terminal or
+// a reviewer sees what there is.
+func Printable(s string) bool {
+	return utf8.ValidString(s) && strings.IndexFunc(s, func(r rune) bool { return !unicode.IsPrint(r) }) < 0
+}
+
+// checkText wants printable text.
 func checkText(what, s string, least, most int) error {
 	if len(s) < least || len(s) > most {
 		return invalid("%s of %d bytes: want %d to %d", what, len(s), least, most)
 	}
-	if !utf8.ValidString(s) {
-		return invalid("%s %.80q is not UTF-8", what, s)
-	}
-	for _, r := range s {
-		if r < ' ' || r >= 0x7f && r < 0xa0 || r == '\u2028' || r == '\u2029' {
-			return invalid("%s %.80q has a control character", what, s)
-		}
+	if !Printable(s) {
+		return invalid("%s %.80q is not printable text", what, s)
 	}
 	return nil
 }

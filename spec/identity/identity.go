@@ -49,7 +49,7 @@ func FromClaims(issuer spec.Issuer, token map[string]any, wanted []string) (bind
 		name = defaultGroups
 	}
 	groups, _ := claims.Lookup(token, name)
-	id.Groups = distinct(slices.DeleteFunc(groups, func(g string) bool { return !spec.ValidIdentity(g) }))
+	id.Groups = distinct(slices.DeleteFunc(groups, func(g string) bool { return !nameable(g) }))
 	if len(id.Groups) > binding.MaxGroups {
 		return binding.Identity{}, fmt.Errorf("%w: %s lists %d groups, at most %d are read; let the provider send only those that matter here",
 			ErrClaims, name, len(id.Groups), binding.MaxGroups)
@@ -99,11 +99,14 @@ func username(issuer spec.Issuer, token map[string]any) string {
 	default:
 		out = one(token, name)
 	}
-	if !spec.ValidIdentity(out) {
+	if !nameable(out) {
 		return ""
 	}
 	return out
 }
+
+// nameable reports whether a rule or policy could name a user or group so.
+func nameable(s string) bool { return spec.ValidIdentity(s) && binding.Printable(s) }
 
 func isEmail(claim string) bool { return claim == "email" || claim == "/email" }
 
@@ -166,8 +169,8 @@ func Leeway(i *spec.Issuer) time.Duration {
 	return time.Duration(i.ClockLeeway)
 }
 
-// describe names an identity for people: never more than issuer and username, or subject.
-func describe(id binding.Identity) string {
+// Describe names an identity for people: "<issuer>:<username>", with the subject for want of a username.
+func Describe(id binding.Identity) string {
 	who := id.Username
 	if who == "" {
 		who = id.Subject

@@ -70,7 +70,7 @@ func (e *NoRuleError) Error() string {
 // Match finds the first member rule of a zone that admits an identity. The identity must be of the issuer's URL as the
 // network names it now: a name that was given to another provider admits nobody of the old. Errors: *NoRuleError.
 func Match(repo *spec.Repository, zone string, id binding.Identity) (Grant, error) {
-	refusal := &NoRuleError{Zone: zone, Who: describe(id)}
+	refusal := &NoRuleError{Zone: zone, Who: Describe(id)}
 	doc := repo.Zone(zone)
 	if doc == nil {
 		refusal.Why = "there is no such zone"

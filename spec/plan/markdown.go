@@ -22,6 +22,15 @@ func (p *Plan) Markdown(w io.Writer) error {
 	if p.TrustRoot != "" {
 		b.WriteString("\n> **Trust root:** " + p.TrustRoot + "\n")
 	}
+	if note := p.Enrolled.note(); note != "" && !p.Empty() {
+		b.WriteString("\n> **Enrolled nodes:** " + note + "\n")
+	}
+	if len(p.Network) > 0 {
+		b.WriteString("\n**Network**\n\n")
+		for _, f := range p.Network {
+			fmt.Fprintf(&b, "- %s\n", code(field(f)))
+		}
+	}
 	for i := range p.Zones {
 		markZone(&b, &p.Zones[i])
 	}
@@ -60,15 +69,20 @@ func markZone(b *strings.Builder, z *Zone) {
 			fmt.Fprintf(b, "- %s\n", code(field(f)))
 		}
 	}
-	if len(z.Nodes) > 0 {
-		fmt.Fprintf(b, "\n<details><summary>%s differ</summary>\n\n", count(len(z.Nodes), "node"))
-		for _, n := range z.Nodes {
-			fmt.Fprintf(b, "- %s %s\n", n.Change, code(n.Name))
-			for _, f := range n.Fields {
+	markNodes(b, "node", z.Nodes)
+	markNodes(b, "member rule", z.MemberRules)
+	if len(z.Members) > 0 {
+		b.WriteString("\n**Enrolled nodes**\n\n")
+		for _, m := range z.Members {
+			fmt.Fprintf(b, "- %s %s (%s)", m.Change, code(m.Node), code(m.Who))
+			if m.Reason != "" {
+				b.WriteString(": " + code(m.Detail))
+			}
+			b.WriteByte('\n')
+			for _, f := range m.Fields {
 				fmt.Fprintf(b, "  - %s\n", code(field(f)))
 			}
 		}
-		b.WriteString("\n</details>\n")
 	}
 	for _, m := range z.Moves {
 		fmt.Fprintf(b, "\n- %s %s moves: %s\n", m.What, code(m.Item), code(hands(m)))
@@ -86,6 +100,20 @@ func markZone(b *strings.Builder, z *Zone) {
 		}
 		b.WriteString("```\n")
 	}
+}
+
+func markNodes(b *strings.Builder, what string, list []Node) {
+	if len(list) == 0 {
+		return
+	}
+	fmt.Fprintf(b, "\n<details><summary>%s differ</summary>\n\n", count(len(list), what))
+	for _, n := range list {
+		fmt.Fprintf(b, "- %s %s\n", n.Change, code(n.Name))
+		for _, f := range n.Fields {
+			fmt.Fprintf(b, "  - %s\n", code(field(f)))
+		}
+	}
+	b.WriteString("\n</details>\n")
 }
 
 func markReach(b *strings.Builder, what string, list []Reach) {

@@ -15,7 +15,9 @@ import (
 	"time"
 
 	"github.com/apex-network/apex/spec"
+	"github.com/apex-network/apex/spec/binding"
 	"github.com/apex-network/apex/spec/compile"
+	"github.com/apex-network/apex/spec/identity"
 )
 
 // Schema names the JSON form of a plan. Fields may be added to it, never changed or taken away.
@@ -27,6 +29,10 @@ type Plan struct {
 	AsOf   time.Time `json:"asOf"`
 	// TrustRoot says what changes about whose signatures count; empty if nothing does.
 	TrustRoot string `json:"trustRoot,omitempty"`
+	// Network are issuers and revocations that differ.
+	Network []Field `json:"network,omitempty"`
+	// Enrolled says whether the nodes that are enrolled now are in the plan; nil if nobody may enrol.
+	Enrolled *Enrolled `json:"enrolled,omitempty"`
 	// Zones are those in which something changes, by name.
 	Zones []Zone `json:"zones"`
 	// Problems say why a state does not compile; Hosts are then unknown.
@@ -48,11 +54,14 @@ const (
 type Zone struct {
 	Zone   string `json:"zone"`
 	Change Kind   `json:"change"`
-	// NodesBefore and NodesAfter count the zone's nodes.
+	// NodesBefore and NodesAfter count the zone's nodes, enrolled ones included as far as they are known.
 	NodesBefore int     `json:"nodesBefore"`
 	NodesAfter  int     `json:"nodesAfter"`
 	Settings    []Field `json:"settings,omitempty"`
 	Nodes       []Node  `json:"nodes,omitempty"`
+	// MemberRules are the zone's rules of membership that differ, Members the enrolled nodes that join, leave or change.
+	MemberRules []Node   `json:"memberRules,omitempty"`
+	Members     []Member `json:"members,omitempty"`
 	// Gained and Lost are flows allowed in one state only. Limits are flows allowed in both that end at another instant.
 	Gained []Reach `json:"gained,omitempty"`
 	Lost   []Reach `json:"lost,omitempty"`
@@ -117,17 +126,33 @@ type Overlap struct {
 	Note string `json:"note"`
 }
 
-// Diff compares two states as of one instant. Either may be nil, for a repository that is not there yet or any more.
-func Diff(old, new *spec.Repository, asOf time.Time) *Plan {
+// Diff compares two states as of one instant. Either may be nil, for a repository that is not there yet or any more. It
+// knows of no enrolled nodes, and says so if there may be any.
+func Diff(old, new *spec.Repository, asOf time.Time) *Plan { return diff(old, new, asOf, nil, false) }
+
+// DiffEnrolled is Diff with the bindings that a controller holds now: the plan shows which nodes leave by the change, which
+// come in, whose labels differ and what they can reach. No bindings means that nobody is enrolled.
+func DiffEnrolled(old, new *spec.Repository, asOf time.Time, bindings []*binding.Signed) *Plan {
+	return diff(old, new, asOf, bindings, true)
+}
+
+func diff(old, new *spec.Repository, asOf time.Time, bindings []*binding.Signed, known bool) *Plan {
 	if old == nil {
 		old = &spec.Repository{}
 	}
 	if new == nil {
 		new = &spec.Repository{}
 	}
-	p := &Plan{Schema: Schema, AsOf: asOf.UTC().Truncate(time.Second), TrustRoot: trustRoot(old, new), Zones: []Zone{}}
+	p := &Plan{Schema: Schema, AsOf: asOf.UTC().Truncate(time.Second), TrustRoot: trustRoot(old, new),
+		Network: networkFields(old, new), Zones: []Zone{}}
+	var before, after *identity.Admitted
+	if known {
+		before, after = identity.Admit(old, bindings, p.AsOf), identity.Admit(new, bindings, p.AsOf)
+		old, new = before.Repo, after.Repo
+	}
+	p.Enrolled = enrolledOf(old, new, before, after)
 	var changed map[string][]string
-	changed, p.Problems = changedHosts(old, new, p.AsOf)
+	changed, p.Problems = changedHosts(old, new, before, after, p.AsOf)
 	names := map[string]bool{}
 	for _, repo := range []*spec.Repository{old, new} {
 		for _, z := range repo.Zones {
@@ -139,6 +164,7 @@ func Diff(old, new *spec.Repository, asOf time.Time) *Plan {
 		z := Zone{
 			Zone: name, Change: kind(a.zone != nil, b.zone != nil), NodesBefore: len(a.nodes), NodesAfter: len(b.nodes),
 			Settings: settings(a.zone, b.zone), Nodes: nodeChanges(a, b), Hosts: changed[name],
+			MemberRules: memberRules(a.zone, b.zone), Members: members(name, before, after),
 			Moves: moves(a, b), Overlaps: overlaps(a, b),
 		}
 		z.Gained, z.Lost, z.Limits = reach(a, b, p.AsOf)
@@ -160,11 +186,13 @@ func kind(before, after bool) Kind {
 }
 
 func (z *Zone) differs() bool {
-	return len(z.Settings)+len(z.Nodes)+len(z.Gained)+len(z.Lost)+len(z.Limits)+len(z.Hosts)+len(z.Moves)+len(z.Overlaps) > 0
+	return len(z.Settings)+len(z.Nodes)+len(z.MemberRules)+len(z.Members)+len(z.Gained)+len(z.Lost)+len(z.Limits)+len(z.Hosts)+len(z.Moves)+len(z.Overlaps) > 0
 }
 
-// Empty reports whether nothing changes: no zone, no node, no reachability, no host, no trust.
-func (p *Plan) Empty() bool { return len(p.Zones) == 0 && p.TrustRoot == "" && len(p.Problems) == 0 }
+// Empty reports whether nothing changes: no zone, no node, no reachability, no host, no identity, no trust.
+func (p *Plan) Empty() bool {
+	return len(p.Zones) == 0 && len(p.Network) == 0 && p.TrustRoot == "" && len(p.Problems) == 0
+}
 
 // Untested gives the lines of gained and lost reachability for which a test is missing.
 func (z *Zone) Untested() []Reach {
@@ -196,25 +224,29 @@ func trustRoot(old, new *spec.Repository) string {
 }
 
 // changedHosts compiles both states and gives, by zone, the nodes of the new one whose host must do something.
-func changedHosts(old, new *spec.Repository, asOf time.Time) (map[string][]string, []string) {
+func changedHosts(old, new *spec.Repository, before, after *identity.Admitted, asOf time.Time) (map[string][]string, []string) {
 	var problems []string
-	compiled := func(which string, repo *spec.Repository) map[string]*compile.Zone {
+	compiled := func(which string, repo *spec.Repository, enrolled *identity.Admitted) map[string]*compile.Zone {
 		if repo.Network == nil && len(repo.Zones) == 0 {
 			return nil
 		}
-		zones, err := compile.Compile(compile.Input{Repo: repo, Facts: compile.Facts{AsOf: asOf}})
+		in := compile.Input{Repo: repo, Facts: compile.Facts{AsOf: asOf}}
+		if enrolled != nil {
+			in.Bindings = enrolled.Lists
+		}
+		zones, err := compile.Compile(in)
 		if err != nil {
 			problems = append(problems, fmt.Sprintf("the %s state: %v", which, err))
 		}
 		return zones
 	}
-	before, after := compiled("old", old), compiled("new", new)
+	olds, news := compiled("old", old, before), compiled("new", new, after)
 	if len(problems) > 0 {
 		return nil, problems
 	}
 	out := map[string][]string{}
-	for name, z := range after {
-		was := newEffects(before[name])
+	for name, z := range news {
+		was := newEffects(olds[name])
 		is := newEffects(z)
 		for _, v := range z.Views {
 			if was.of(v.Node) != is.of(v.Node) {

@@ -29,6 +29,9 @@ func (p *Plan) Text(w io.Writer, color bool) error {
 	if p.TrustRoot != "" {
 		t.linef(yellow, "~ trust root: %s", p.TrustRoot)
 	}
+	for _, f := range p.Network {
+		t.linef(yellow, "~ %s", field(f))
+	}
 	for i := range p.Zones {
 		if i > 0 || t.out.Len() > 0 {
 			t.out.WriteByte('\n')
@@ -37,6 +40,9 @@ func (p *Plan) Text(w io.Writer, color bool) error {
 	}
 	t.out.WriteByte('\n')
 	t.linef(plain, "%s", p.summary())
+	if note := p.Enrolled.note(); note != "" {
+		t.linef(yellow, "%s", note)
+	}
 	return t.flush(w)
 }
 
@@ -47,8 +53,12 @@ func (p *Plan) summary() string {
 		z := &p.Zones[i]
 		gained, lost, hosts, untested = gained+len(z.Gained), lost+len(z.Lost), hosts+len(z.Hosts), untested+len(z.Untested())
 	}
-	return fmt.Sprintf("Plan: %s gained, %d lost, %s to reconfigure, %s missing.", count(gained, "connection"), lost,
+	text := fmt.Sprintf("Plan: %s gained, %d lost, %s to reconfigure, %s missing.", count(gained, "connection"), lost,
 		count(hosts, "host"), count(untested, "test"))
+	if p.Enrolled != nil && p.Enrolled.Known {
+		text += fmt.Sprintf(" %s before, %d after.", count(p.Enrolled.Before, "enrolled node"), p.Enrolled.After)
+	}
+	return text
 }
 
 func count(n int, what string) string {
@@ -104,12 +114,14 @@ func (t *terminal) zone(z *Zone) {
 	for _, f := range z.Settings {
 		t.linef(yellow, "  ~ %s", field(f))
 	}
-	if len(z.Nodes) > 0 {
-		t.linef(bold, "  Nodes")
-		for _, n := range z.Nodes {
-			sign, c := mark(n.Change)
-			t.linef(c, "    %s %s%s", sign, n.Name, nodeNote(n))
-			for _, f := range n.Fields {
+	t.nodes("Nodes", z.Nodes)
+	t.nodes("Member rules", z.MemberRules)
+	if len(z.Members) > 0 {
+		t.linef(bold, "  Enrolled nodes")
+		for _, m := range z.Members {
+			sign, c := mark(m.Change)
+			t.linef(c, "    %s %s (%s)%s", sign, m.Node, m.Who, m.why())
+			for _, f := range m.Fields {
 				t.linef(faint, "        %s", field(f))
 			}
 		}
@@ -139,6 +151,28 @@ func (t *terminal) zone(z *Zone) {
 			t.linef(yellow, "    ? %s", r.Missing)
 		}
 	}
+}
+
+func (t *terminal) nodes(title string, list []Node) {
+	if len(list) == 0 {
+		return
+	}
+	t.linef(bold, "  %s", title)
+	for _, n := range list {
+		sign, c := mark(n.Change)
+		t.linef(c, "    %s %s%s", sign, n.Name, nodeNote(n))
+		for _, f := range n.Fields {
+			t.linef(faint, "        %s", field(f))
+		}
+	}
+}
+
+// why says why a member leaves.
+func (m *Member) why() string {
+	if m.Reason == "" {
+		return ""
+	}
+	return " leaves: " + m.Detail
 }
 
 func (t *terminal) reach(title, sign string, c paint, list []Reach) {

@@ -93,14 +93,37 @@ func settings(a, b *spec.Zone) []Field {
 		{"listenPort", number(int(x.ListenPort), spec.DefaultListenPort), number(int(y.ListenPort), spec.DefaultListenPort)},
 		{"mtu", number(x.MTU, spec.DefaultMTU), number(y.MTU, spec.DefaultMTU)},
 		{"keepalive", duration(&x.Keepalive), duration(&y.Keepalive)},
+		{"members", names(len(x.Members), func(i int) string { return x.Members[i].Name }), names(len(y.Members), func(i int) string { return y.Members[i].Name })},
+		{"approved", names(len(x.Approved), func(i int) string { return x.Approved[i].Node }), names(len(y.Approved), func(i int) string { return y.Approved[i].Node })},
 		{"suspend", fmt.Sprint(x.Suspend), fmt.Sprint(y.Suspend)},
 	})
 }
 
+// names joins what the items of a list are called.
+func names(n int, of func(i int) string) string {
+	out := make([]string, n)
+	for i := range out {
+		out[i] = of(i)
+	}
+	return strings.Join(out, ", ")
+}
+
+// inGit gives the node if its document stands in git.
+func (s *side) inGit(name string) *spec.Node {
+	if n := s.nodes[name]; n != nil && n.Enrolled == nil {
+		return n
+	}
+	return nil
+}
+
+// nodeChanges compares the nodes in git; members compares those that are enrolled.
 func nodeChanges(a, b *side) []Node {
 	var out []Node
 	for _, name := range both(a, b) {
-		x, y := a.nodes[name], b.nodes[name]
+		x, y := a.inGit(name), b.inGit(name)
+		if x == nil && y == nil {
+			continue
+		}
 		if x == nil || y == nil {
 			out = append(out, Node{Name: name, Change: kind(x != nil, y != nil)})
 			continue
@@ -134,13 +157,6 @@ func nodeFields(x, y *spec.Node) []Field {
 		slices.Sort(out)
 		return strings.Join(out, ", ")
 	}
-	labels := func(n *spec.Node) string {
-		var out []string
-		for _, k := range slices.Sorted(maps.Keys(n.Metadata.Labels)) {
-			out = append(out, k+"="+n.Metadata.Labels[k])
-		}
-		return strings.Join(out, ", ")
-	}
 	port := func(n *spec.Node) string {
 		if n.Spec.ListenPort == 0 {
 			return ""
@@ -154,7 +170,7 @@ func nodeFields(x, y *spec.Node) []Field {
 		return ""
 	}
 	return compareFields([][3]string{
-		{"labels", labels(x), labels(y)},
+		{"labels", labelText(x.Metadata.Labels), labelText(y.Metadata.Labels)},
 		{"addresses", addresses(x), addresses(y)},
 		{"publicKey", x.Spec.PublicKey.String(), y.Spec.PublicKey.String()},
 		{"identityKey", x.Spec.IdentityKey.String(), y.Spec.IdentityKey.String()},
