@@ -110,7 +110,7 @@ With --issuer and --client-id, people can be let in by the OpenID provider they 
 each range for their hosts, and shows a member rule to fill in.`,
 		Example: "  apex init acme --zone prod --range 10.20.0.0/16\n" +
 			"  apex init acme --issuer https://login.example.com --client-id apex",
-		Args:    cobra.RangeArgs(1, 2),
+		Args: cobra.RangeArgs(1, 2),
 		RunE: func(_ *cobra.Command, args []string) error {
 			if (issuer == "") != (clientID == "") {
 				return cli.WithCode(cli.Invalid, errors.New("--issuer and --client-id go together"))

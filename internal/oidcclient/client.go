@@ -88,8 +88,6 @@ type Provider struct {
 	ChallengeMethods      []string `json:"code_challenge_methods_supported"`
 	// NamesIssuer says that every redirect of the provider carries `iss` (RFC 9207, section 3).
 	NamesIssuer bool `json:"authorization_response_iss_parameter_supported"`
-	// KeySet is where the provider's public keys are.
-	KeySet string `json:"jwks_uri"`
 }
 
 // Discover reads the provider's metadata. The document must name the very issuer that was asked, and its endpoints must be
@@ -119,7 +117,7 @@ func (c *Client) Discover(ctx context.Context, issuer string) (Provider, error) 
 	}
 	for _, endpoint := range []struct{ name, value string }{
 		{"token_endpoint", p.TokenEndpoint}, {"authorization_endpoint", p.AuthorizationEndpoint},
-		{"device_authorization_endpoint", p.DeviceEndpoint}, {"jwks_uri", p.KeySet},
+		{"device_authorization_endpoint", p.DeviceEndpoint},
 	} {
 		if endpoint.value == "" {
 			continue
@@ -129,28 +127,6 @@ func (c *Client) Discover(ctx context.Context, issuer string) (Provider, error) 
 		}
 	}
 	return p, nil
-}
-
-// Keys reads the provider's public keys (RFC 7517), each as the JSON text that the provider gives.
-func (c *Client) Keys(ctx context.Context, p Provider) ([]json.RawMessage, error) {
-	if p.KeySet == "" {
-		return nil, fmt.Errorf("keys of %s: %w: its discovery document names no jwks_uri", p.Issuer, ErrUnavailable)
-	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, p.KeySet, nil)
-	if err != nil {
-		return nil, fmt.Errorf("keys of %s: %w", p.Issuer, err)
-	}
-	status, body, err := c.do(req, sameHost)
-	if err != nil {
-		return nil, fmt.Errorf("keys of %s: %w", p.Issuer, err)
-	}
-	var set struct {
-		Keys []json.RawMessage `json:"keys"`
-	}
-	if status != http.StatusOK || json.Unmarshal(body, &set) != nil {
-		return nil, fmt.Errorf("keys of %s: %w: it answers %d, and no key set", p.Issuer, ErrUnavailable, status)
-	}
-	return set.Keys, nil
 }
 
 // Post sends a form to one of the provider's endpoints and gives the JSON object it answers. auth may be nil. It is for
