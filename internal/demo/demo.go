@@ -1,9 +1,10 @@
 //go:build linux
 
-// Package demo tells the story of Apex on one machine: a network changes by pull request, survives an attack, and
-// survives the loss of its controller. It promises that nothing it shows is made up: the programs, keys, signatures,
-// WireGuard devices, firewalls and packets are real, only the machines are network namespaces. Every step asserts what it
-// shows, and the first that does not hold ends the demo with an error.
+// Package demo tells the story of Apex on one machine: a network changes by pull request, survives an attack, lets a
+// person in by identity and out again, and survives the loss of its controller. It promises that nothing it shows is made
+// up: the programs, keys, signatures, WireGuard devices, firewalls and packets are real, only the machines are network
+// namespaces, and the OpenID provider is a simulated one, as the output says. Every step asserts what it shows, and the
+// first that does not hold ends the demo with an error.
 package demo
 
 import (
@@ -39,6 +40,7 @@ type story struct {
 	lab   *lab.Lab
 	fleet *fleet.Fleet
 	admin *fleet.Admin
+	guest *guest // from the chapter about identities
 	rows  []row
 	began time.Time
 }
@@ -76,6 +78,9 @@ func Run(ctx context.Context, opt Options) (err error) {
 		{"Push a commit without a signature", s.unsigned},
 		{"Steal the controller's certificate and tamper with what it serves", s.tamper},
 		{"Remove the node nas", s.remove},
+		{"Join a notebook by a person's identity; no commit names the machine", s.join},
+		{"Use the person's token on another machine", s.steal},
+		{"Revoke the person by a commit", s.revoke},
 		{"Kill the controller", s.killController},
 		{"Kill an agent and start it again, with no controller to ask", s.restartAgent},
 		{"Run `nft flush ruleset` and delete a route on a host", s.drift},
@@ -151,14 +156,15 @@ func (s *story) paint(style, text string) string {
 	return "\x1b[" + style + "m" + text + "\x1b[0m"
 }
 
-// FindBinaries looks for apex-controller and apex-agent beside the running program.
+// FindBinaries looks for apex-controller and apex-agent beside the running program, which is apex.
 func FindBinaries() (fleet.Binaries, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return fleet.Binaries{}, err
 	}
 	dir := filepath.Dir(self)
-	b := fleet.Binaries{Controller: filepath.Join(dir, "apex-controller"), Agent: filepath.Join(dir, "apex-agent")}
+	b := fleet.Binaries{Controller: filepath.Join(dir, "apex-controller"), Agent: filepath.Join(dir, "apex-agent"),
+		Apex: self}
 	for _, p := range []string{b.Controller, b.Agent} {
 		if _, err := os.Stat(p); err != nil {
 			return b, fmt.Errorf("%s is not there: the demo runs the real programs; build them with `make build`", p)

@@ -21,12 +21,13 @@ func TestStory(t *testing.T) {
 	binaries := fleet.Binaries{
 		Controller: labtest.Build(t, filepath.Join("..", "..", "cmd", "apex-controller")),
 		Agent:      labtest.Build(t, filepath.Join("..", "..", "cmd", "apex-agent")),
+		Apex:       labtest.Build(t, filepath.Join("..", "..", "cmd", "apex")),
 	}
 	var out bytes.Buffer
 	if err := Run(labtest.Context(t, 5*time.Minute), Options{Out: &out, Binaries: binaries}); err != nil {
 		t.Fatalf("%v\n%s", err, out.String())
 	}
-	if !strings.Contains(out.String(), "11 of 11 steps") {
+	if !strings.Contains(out.String(), "14 of 14 steps") {
 		t.Errorf("the closing table is missing:\n%s", out.String())
 	}
 }

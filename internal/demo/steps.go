@@ -78,12 +78,15 @@ func zoneOf(node string) string {
 }
 
 func (s *story) build(ctx context.Context) (string, error) {
-	f, err := fleet.New(ctx, fleet.Options{Lab: s.lab, Binaries: s.opt.Binaries}, map[string]string{
+	f, err := fleet.New(ctx, fleet.Options{Lab: s.lab, Binaries: s.opt.Binaries, Enrolment: true}, map[string]string{
 		"zones.yaml": zones, policyPath: fmt.Sprintf(shopPolicy, before, before)})
 	if err != nil {
 		return "", err
 	}
 	s.fleet = f
+	if err := s.provide(ctx); err != nil {
+		return "", err
+	}
 	for _, name := range order {
 		n, err := f.AddNode(ctx, fleet.NodeSpec{Name: name, Zones: map[string][]netip.Addr{zoneOf(name): {addresses[name]}},
 			Labels: map[string]string{"role": name}})
@@ -106,7 +109,7 @@ func (s *story) build(ctx context.Context) (string, error) {
 		return "", err
 	}
 	s.say("trust root %.16s…: 1 root key, 1 maintainer, 1 controller key", f.Pin)
-	return "a repository of signed YAML, its remote, and a small internet of six machines", nil
+	return "a repository of signed YAML, its remote, and a small internet of seven machines", nil
 }
 
 var order = []string{"web", "db", "laptop", "nas"}

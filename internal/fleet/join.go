@@ -56,9 +56,19 @@ func (f *Fleet) AskController(ctx context.Context, host *lab.Host, args ...strin
 // JoinWith runs `apex join` on the node's host. act is given the address of the page at which a person has to sign in;
 // nil if the arguments bring a token. The error of a refused or unfinished join carries what the command said.
 func (n *Node) JoinWith(ctx context.Context, act func(page string) error, args ...string) error {
-	argv := append([]string{n.fleet.opt.Binaries.Apex, "join", "--issuer-ca-file", n.fleet.IssuerCAFile()}, args...)
+	return n.signIn(ctx, act, append([]string{"join"}, args...))
+}
+
+// LoginWith runs `apex login` on the node's host, which keeps what it got in the new file out. act is as in JoinWith.
+func (n *Node) LoginWith(ctx context.Context, out string, act func(page string) error, args ...string) error {
+	return n.signIn(ctx, act, append([]string{"login", "--out", out}, args...))
+}
+
+func (n *Node) signIn(ctx context.Context, act func(page string) error, args []string) error {
+	argv := append([]string{n.fleet.opt.Binaries.Apex}, args...)
+	argv = append(argv, "--issuer-ca-file", n.fleet.IssuerCAFile())
 	// The page is opened by act, and by no browser.
-	p, err := n.Host.Start(ctx, lab.Command{Argv: argv, Name: "join", Env: []string{"BROWSER=true"}})
+	p, err := n.Host.Start(ctx, lab.Command{Argv: argv, Name: args[0], Env: []string{"BROWSER=true"}})
 	if err != nil {
 		return err
 	}

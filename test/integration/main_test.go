@@ -6,6 +6,7 @@
 package integration
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -15,10 +16,22 @@ import (
 	"testing"
 
 	"github.com/apex-network/apex/internal/fleet"
+	"github.com/apex-network/apex/internal/idp"
+	"github.com/apex-network/apex/internal/lab"
 	"github.com/apex-network/apex/internal/lab/labtest"
 )
 
-func TestMain(m *testing.M) { labtest.Main(m) }
+// TestMain builds the providers while there is still a network to fetch their modules from.
+func TestMain(m *testing.M) {
+	lab.Init()
+	if !lab.Isolated() {
+		if err := idp.Prepare(context.Background()); err != nil {
+			fmt.Fprintln(os.Stderr, "cannot run these tests:", err)
+			os.Exit(1)
+		}
+	}
+	labtest.Main(m)
+}
 
 // programs builds the three commands, once per run, into the temporary folder, which is gone with the run.
 var programs = sync.OnceValues(func() (string, error) {
@@ -48,5 +61,5 @@ func program(t testing.TB, name string) string {
 
 func binaries(t testing.TB) fleet.Binaries {
 	t.Helper()
-	return fleet.Binaries{Controller: program(t, "apex-controller"), Agent: program(t, "apex-agent")}
+	return fleet.Binaries{Controller: program(t, "apex-controller"), Agent: program(t, "apex-agent"), Apex: program(t, "apex")}
 }

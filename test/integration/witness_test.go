@@ -4,6 +4,7 @@ package integration
 
 import (
 	"fmt"
+	"os"
 	"strings"
 	"testing"
 
@@ -95,9 +96,12 @@ func (w *world) witness() *lab.Process {
 	w.must(err)
 	_, err = host.Join(w.ctx, w.Internet)
 	w.must(err)
-	p, err := host.Start(w.ctx, lab.Command{Name: "witness", Argv: []string{program(w.t, "apex"), "witness", "--controller", w.Controller.URL(),
-		"--ca-file", w.Controller.CAFile, "--network", w.Network, "--root-digest", w.Pin.String(), "--key", w.WitnessKeyFile,
-		"--state-dir", host.Dir(), "--repository", w.Remote}})
+	argv := []string{program(w.t, "apex"), "witness", "--controller", w.Controller.URL(), "--ca-file", w.Controller.CAFile,
+		"--network", w.Network, "--root-digest", w.Pin.String(), "--key", w.WitnessKeyFile, "--state-dir", host.Dir(), "--repository", w.Remote}
+	if _, err := os.Stat(w.IssuerCAFile()); err == nil {
+		argv = append(argv, "--issuer-ca-file", w.IssuerCAFile())
+	}
+	p, err := host.Start(w.ctx, lab.Command{Name: "witness", Argv: argv})
 	w.must(err)
 	return p
 }

@@ -1,0 +1,85 @@
+//go:build linux
+
+package integration
+
+import (
+	"context"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/apex-network/apex/agent"
+	"github.com/apex-network/apex/agent/status"
+	"github.com/apex-network/apex/internal/fleet"
+	"github.com/apex-network/apex/internal/idp"
+	"github.com/apex-network/apex/spec"
+)
+
+// TestJobsJoin has jobs of a CI system join with the tokens that their system gives them, run, and leave. The system is
+// simulated, in GitHub's shape.
+func TestJobsJoin(t *testing.T) {
+	t.Parallel()
+	e := newEnrolment(t, fleet.Options{Limits: "{ephemeralGrace: 1s}"})
+	forge := e.simulate("forge", spec.TokenBindingRequired)
+	e.office(`{name: ci, issuer: forge, match: {repository: acme/*, ref: refs/heads/main}, labels: {kind: runner}, ephemeral: true}`)
+	e.allow(toServer("labels: {kind: runner}", "tcp/443"))
+	runner := func(name, repository, ref string) *fleet.Node {
+		n := e.joiner(name, &agent.JoinConfig{GitHub: true})
+		n.Env = forge.GitHubEnv(idp.GitHubJob{Repository: repository, Ref: ref}.Claims(forge.Issuer(), "", time.Now()))
+		return n
+	}
+	job, crashing := runner("job", "acme/network", ""), runner("crashing", "acme/network", "")
+	evil, branch := runner("evil", "acme-evil/network", ""), runner("branch", "acme/network", "refs/heads/feature")
+	e.begin()
+
+	t.Run("a job works, ends and is gone", func(t *testing.T) {
+		e := e.in(t)
+		e.bound(job)
+		e.reaches(job.Host, serverAddr, tcp(443), true)
+		e.still(job.Host, serverAddr, tcp(80), false)
+		e.must(job.Agent.Stop(e.ctx))
+		e.gone("job")
+	})
+	t.Run("a job that is killed is gone too", func(t *testing.T) {
+		e := e.in(t)
+		e.bound(crashing)
+		e.reaches(crashing.Host, serverAddr, tcp(443), true)
+		e.must(crashing.Agent.Kill(e.ctx))
+		e.gone("crashing")
+	})
+	t.Run("a repository that only looks like the rule's", func(t *testing.T) {
+		e := e.in(t)
+		e.failing(evil, "ci", "repository", "acme-evil/network")
+		e.still(evil.Host, serverAddr, tcp(443), false)
+	})
+	t.Run("another branch", func(t *testing.T) {
+		e := e.in(t)
+		e.failing(branch, "ci", "ref", "refs/heads/feature")
+	})
+}
+
+// gone waits until the server has no such peer.
+func (e *enrolment) gone(name string) {
+	e.t.Helper()
+	e.must(e.server.Agent.Await(e.ctx, name+" is gone from the server", func(ctx context.Context) error {
+		z, err := e.server.Zone(ctx, "office")
+		if err != nil {
+			return err
+		}
+		for _, p := range z.Peers {
+			if p.Name == name {
+				return fmt.Errorf("peer %s is still there", name)
+			}
+		}
+		return nil
+	}))
+}
+
+// failing waits until a host says that its enrolment fails, in words that say what is wrong.
+func (e *enrolment) failing(n *fleet.Node, words ...string) {
+	e.t.Helper()
+	c, err := n.AwaitCondition(e.ctx, "office", status.EnrolmentFailing, true)
+	e.must(err)
+	e.t.Logf("%s says: %s: %s", n.Spec.Name, c.Reason, c.Message)
+	e.refusedWith(fmt.Errorf("%s: %s", c.Reason, c.Message), words...)
+}
