@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
@@ -71,12 +70,12 @@ type enrolled struct {
 func readEnrolments(list protocol.EnrolmentList, zone string) (enrolments, error) {
 	e := enrolments{Bindings: []enrolled{}, Waiting: []protocol.Waiting{}}
 	for _, payload := range list.Bindings {
-		var b binding.Binding
-		if err := json.Unmarshal(payload, &b); err != nil {
+		b, err := binding.NewSigned(payload, nil)
+		if err != nil {
 			return e, fmt.Errorf("the controller lists a binding that cannot be read: %w", err)
 		}
-		if zone == "" || b.Zone == zone {
-			e.Bindings = append(e.Bindings, enrolled{peermap.DigestOf(payload), b})
+		if zone == "" || b.Binding.Zone == zone {
+			e.Bindings = append(e.Bindings, enrolled{b.Digest, b.Binding})
 		}
 	}
 	for _, w := range list.Waiting {

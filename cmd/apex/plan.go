@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"path/filepath"
 	"strings"
@@ -11,12 +12,15 @@ import (
 
 	"github.com/apex-network/apex/controller/gitsource"
 	"github.com/apex-network/apex/internal/cli"
+	"github.com/apex-network/apex/internal/protocol"
 	"github.com/apex-network/apex/spec"
+	"github.com/apex-network/apex/spec/binding"
 	"github.com/apex-network/apex/spec/plan"
 )
 
-// planFlags choose what is compared with what.
+// planFlags choose what is compared with what, and who knows of enrolled nodes.
 type planFlags struct {
+	remoteFlags
 	from, to, format string
 	detailed         bool
 }
@@ -32,13 +36,18 @@ addresses that move, and changes that no PolicyTest covers.
 Without flags it compares the working tree with the point where this branch left its target branch. DIR is the clone
 or a folder of it (default: this folder).
 
+What a change does to nodes that joined by identity only the controller knows: with --controller and --key the plan shows who
+joins or leaves by it, and with which labels. A controller that cannot be reached is no error; the plan says what is missing.
+
 Exit codes: 0 done, 3 a state is invalid; with --detailed-exitcode: 0 no changes, 2 changes.`,
-		Example: "  apex plan\n  apex plan --from origin/main --to HEAD -o markdown",
+		Example: "  apex plan\n  apex plan --from origin/main --to HEAD -o markdown\n" +
+			"  apex plan --controller https://apex.example.com --key ~/.ssh/id_ed25519",
 		Args:    cobra.MaximumNArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			return runPlan(c.Context(), s, folderArg(args, 0), f, time.Now())
 		},
 	}
+	f.register(c)
 	c.Flags().StringVar(&f.from, "from", "", "revision to start from (default: the merge base with the target branch)")
 	c.Flags().StringVar(&f.to, "to", "", "revision to end at (default: the working tree)")
 	c.Flags().StringVarP(&f.format, "output", "o", "text", "how to print it: text, json or markdown")
@@ -64,7 +73,10 @@ func runPlan(ctx context.Context, s cli.Streams, dir string, f planFlags, now ti
 	if err != nil {
 		return err
 	}
-	p := plan.Diff(old, next, now)
+	p, err := f.diff(ctx, s, old, next, now)
+	if err != nil {
+		return err
+	}
 	switch f.format {
 	case "text":
 		err = p.Text(s.Out, s.Color)
@@ -82,6 +94,55 @@ func runPlan(ctx context.Context, s cli.Streams, dir string, f planFlags, now ti
 		return cli.Quiet(cli.Changes)
 	}
 	return nil
+}
+
+// planPatience bounds how long a plan waits for a controller.
+const planPatience = 15 * time.Second
+
+// diff compares the states, with the bindings of the controller if one is named and can be asked.
+func (f *planFlags) diff(ctx context.Context, s cli.Streams, old, next *spec.Repository, now time.Time) (*plan.Plan, error) {
+	if f.controller == "" {
+		return plan.Diff(old, next, now), nil
+	}
+	network := networkOf(old, next)
+	if network == "" {
+		return nil, cli.WithCode(cli.Invalid, errors.New("neither state names a network to ask the controller about"))
+	}
+	r, done, err := f.open(s, network)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	ctx, cancel := context.WithTimeout(ctx, planPatience)
+	defer cancel()
+	list, err := r.Enrolments(ctx)
+	var refused *protocol.Problem
+	if errors.As(err, &refused) {
+		return nil, coded(err)
+	}
+	if err != nil {
+		fmt.Fprintf(s.Err, "warning: who has joined by identity is not known: %v\n", err)
+		return plan.Diff(old, next, now), nil
+	}
+	e, err := readEnrolments(list, "")
+	if err != nil {
+		return nil, err
+	}
+	signed := make([]*binding.Signed, len(e.Bindings))
+	for i, b := range e.Bindings {
+		signed[i] = &binding.Signed{Binding: b.Binding, Digest: b.Digest}
+	}
+	return plan.DiffEnrolled(old, next, now, signed), nil
+}
+
+// networkOf is the name of the network, which either state may not have yet.
+func networkOf(old, next *spec.Repository) string {
+	for _, repo := range []*spec.Repository{next, old} {
+		if repo != nil && repo.Network != nil {
+			return repo.Network.Value.Metadata.Name
+		}
+	}
+	return ""
 }
 
 // planBase is the commit that the plan starts from.
