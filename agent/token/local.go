@@ -1,7 +1,6 @@
 package token
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -66,6 +65,7 @@ func (c Command) Token(ctx context.Context, need Need) (string, error) {
 	out, complaints := &bounded{most: oidcclient.MaxTokenBytes + 64}, &bounded{most: 4 << 10}
 	cmd.Stdout, cmd.Stderr = out, complaints
 	cmd.WaitDelay = time.Second // a child of the program may hold the pipe open
+	endTogether(cmd)
 	err := cmd.Run()
 	switch {
 	case errors.Is(ctx.Err(), context.DeadlineExceeded):
@@ -92,18 +92,18 @@ func lastLine(text string) string {
 }
 
 // bounded keeps the first bytes and drops the rest, so that the writer does not block.
+// It is no bytes.Buffer, whose ReadFrom would go past the bound.
 type bounded struct {
-	bytes.Buffer
+	text []byte
 	most int
 	over bool
 }
 
 func (b *bounded) Write(p []byte) (int, error) {
-	room := b.most - b.Len()
-	if len(p) > room {
-		b.over = true
-		b.Buffer.Write(p[:max(room, 0)])
-		return len(p), nil
-	}
-	return b.Buffer.Write(p)
+	room := b.most - len(b.text)
+	b.over = b.over || len(p) > room
+	b.text = append(b.text, p[:min(len(p), max(room, 0))]...)
+	return len(p), nil
 }
+
+func (b *bounded) String() string { return string(b.text) }

@@ -1,0 +1,229 @@
+package token
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/apex-network/apex/internal/oidcclient"
+)
+
+const good = "aGVhZA.c2VjcmV0.c2ln"
+
+var need = Need{Issuer: "https://id.example", Audience: "apex", Commitment: "COMMIT"}
+
+func write(t *testing.T, path, text string) string {
+	t.Helper()
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// refused wants an error that does not quote what was read.
+func refused(t *testing.T, name string, source Source, says string) {
+	t.Helper()
+	got, err := source.Token(t.Context(), need)
+	if err == nil || got != "" {
+		t.Errorf("%s: accepted", name)
+		return
+	}
+	if !strings.Contains(err.Error(), says) || strings.Contains(err.Error(), "c2VjcmV0") {
+		t.Errorf("%s: %v", name, err)
+	}
+}
+
+func TestFile(t *testing.T) {
+	dir := t.TempDir()
+	if got, err := (File{write(t, filepath.Join(dir, "good"), good+"\n")}).Token(t.Context(), need); err != nil || got != good {
+		t.Errorf("got %q, %v", got, err)
+	}
+	refused(t, "absent", File{filepath.Join(dir, "none")}, "no such file")
+	refused(t, "empty", File{write(t, filepath.Join(dir, "empty"), " \n")}, "is empty")
+	refused(t, "two", File{write(t, filepath.Join(dir, "two"), good+"\n"+good)}, "does not hold an ID token")
+	refused(t, "JSON", File{write(t, filepath.Join(dir, "json"), `{"id_token":"`+good+`"}`)}, "does not hold an ID token")
+	refused(t, "huge", File{write(t, filepath.Join(dir, "huge"), good+strings.Repeat("A", 1<<20))}, "at most")
+	refused(t, "a folder", File{dir}, "there is no token")
+}
+
+func TestEnv(t *testing.T) {
+	t.Setenv("APEX_TEST_TOKEN", good)
+	if got, err := (Env{"APEX_TEST_TOKEN"}).Token(t.Context(), need); err != nil || got != good {
+		t.Errorf("got %q, %v", got, err)
+	}
+	refused(t, "unset", Env{"APEX_TEST_NONE"}, "APEX_TEST_NONE is empty")
+}
+
+func TestCommand(t *testing.T) {
+	dir := t.TempDir()
+	script := func(name, body string) Command {
+		path := write(t, filepath.Join(dir, name), "#!/bin/sh\n"+body+"\n")
+		if err := os.Chmod(path, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		return Command{[]string{path, "argument"}}
+	}
+	got, err := script("good", `echo "$APEX_AUDIENCE.$1.$APEX_COMMITMENT"`).Token(t.Context(), need)
+	if err != nil || got != "apex:COMMIT.argument.COMMIT" {
+		t.Errorf("got %q, %v", got, err)
+	}
+	refused(t, "fails", script("fails", "echo "+good+"; echo first >&2; echo 'no such role' >&2; exit 3"), "exit status 3: no such role")
+	refused(t, "too much", script("much", "while :; do echo "+good+good+good+good+" || exit; done & sleep 0.1; kill $!"), "printed more than a token")
+	refused(t, "nothing", script("nothing", ""), "is empty")
+	refused(t, "no program", Command{[]string{filepath.Join(dir, "none")}}, "failed")
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if _, err := script("hangs", "sleep 600 & wait").Token(ctx, need); err == nil {
+		t.Error("a program that hangs gave a token")
+	}
+}
+
+func TestGitHub(t *testing.T) {
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Authorization") != "Bearer job" || r.URL.Query().Get("audience") != "apex:COMMIT" || r.URL.Query().Get("api-version") != "2" {
+			w.WriteHeader(http.StatusForbidden)
+			return
+		}
+		w.Write([]byte(`{"count":1,"value":"` + good + `"}`))
+	}))
+	defer server.Close()
+	t.Setenv(githubURL, "")
+	refused(t, "outside of a job", GitHub{}, "id-token: write")
+	t.Setenv(githubURL, server.URL+"/token?api-version=2")
+	t.Setenv(githubToken, "job")
+	if got, err := (GitHub{}).Token(t.Context(), need); err != nil || got != good {
+		t.Errorf("got %q, %v", got, err)
+	}
+	t.Setenv(githubToken, "other")
+	refused(t, "another job", GitHub{}, "403")
+}
+
+// provider answers discovery and, at its token endpoint, whatever token says.
+func provider(t *testing.T, token http.HandlerFunc) *httptest.Server {
+	mux := http.NewServeMux()
+	server := httptest.NewServer(mux)
+	t.Cleanup(server.Close)
+	mux.HandleFunc("GET /.well-known/openid-configuration", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		w.Write([]byte(`{"issuer":"` + server.URL + `","token_endpoint":"` + server.URL + `/token"}`))
+	})
+	mux.HandleFunc("POST /token", func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		token(w, r)
+	})
+	return server
+}
+
+func TestClientCredentials(t *testing.T) {
+	answer := `{"access_token":"opaque","id_token":"` + good + `"}`
+	server := provider(t, func(w http.ResponseWriter, r *http.Request) {
+		id, secret, _ := r.BasicAuth()
+		if id != "gate%2Fway" || secret != "s%3Acret" || r.FormValue("grant_type") != "client_credentials" || r.FormValue("audience") != "apex" {
+			w.WriteHeader(http.StatusUnauthorized)
+			w.Write([]byte(`{"error":"invalid_client"}`))
+			return
+		}
+		w.Write([]byte(answer))
+	})
+	secret := filepath.Join(t.TempDir(), "secret")
+	source := ClientCredentials{
+		Client: oidcclient.New(nil, ""), ClientID: "gate/way", SecretFile: write(t, secret, "s:cret\n"), Scopes: []string{"openid"}, Audience: "apex",
+	}
+	n := need
+	n.Issuer = server.URL
+	if got, err := source.Token(t.Context(), n); err != nil || got != good {
+		t.Errorf("got %q, %v", got, err)
+	}
+	answer = `{"access_token":"opaque"}`
+	if _, err := source.Token(t.Context(), n); !errors.Is(err, oidcclient.ErrNoIDToken) {
+		t.Errorf("an opaque access token: %v", err)
+	}
+	if err := os.Chmod(secret, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := source.Token(t.Context(), n); err == nil || !strings.Contains(err.Error(), "chmod 600") {
+		t.Errorf("an open secret: %v", err)
+	}
+}
+
+func TestRefreshKeepsTheNewTokenFirst(t *testing.T) {
+	server := provider(t, func(w http.ResponseWriter, r *http.Request) {
+		if r.FormValue("refresh_token") != "one" {
+			w.WriteHeader(http.StatusBadRequest)
+			w.Write([]byte(`{"error":"invalid_grant","error_description":"revoked\nby admin"}`))
+			return
+		}
+		w.Write([]byte(`{"id_token":"` + good + `","refresh_token":"two"}`))
+	})
+	kept := Grant{TokenEndpoint: server.URL + "/token", ClientID: "cli", RefreshToken: "one"}
+	source := Refresh{
+		Client: oidcclient.New(nil, ""), Load: func() (Grant, bool) { return kept, true }, Save: func(Grant) error { return errors.New("disk full") },
+	}
+	if _, err := source.Token(t.Context(), need); err == nil || !strings.Contains(err.Error(), "disk full") {
+		t.Errorf("a new refresh token that cannot be kept: %v", err)
+	}
+	source.Save = func(g Grant) error { kept = g; return nil }
+	if got, err := source.Token(t.Context(), need); err != nil || got != good || kept.RefreshToken != "two" {
+		t.Errorf("got %q, %v, kept %q", got, err, kept.RefreshToken)
+	}
+	_, err := source.Token(t.Context(), need)
+	if !errors.Is(err, ErrSpent) || !strings.Contains(err.Error(), "revoked by admin") {
+		t.Errorf("a refresh token that was taken back: %v", err)
+	}
+}
+
+// TestWatch: a file put in place of the other, a swapped symbolic link as Kubernetes does it, and a file system without
+// notices are all noticed.
+func TestWatch(t *testing.T) {
+	dir := t.TempDir()
+	for _, version := range []string{"v1", "v2"} {
+		if err := os.Mkdir(filepath.Join(dir, version), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		write(t, filepath.Join(dir, version, "token"), version)
+	}
+	link := func(target, name string) {
+		if err := os.Symlink(target, filepath.Join(dir, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	link("v1", "..data")
+	link("..data/token", "token")
+	changed := make(chan struct{}, 8)
+	watch := func(slow time.Duration) (stop func()) {
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			Watch(ctx, filepath.Join(dir, "token"), slow, slog.New(slog.DiscardHandler), func() { changed <- struct{}{} })
+		}()
+		return func() { cancel(); <-done }
+	}
+	stop := watch(20 * time.Millisecond)
+	swap := func(to string) {
+		link(to, "..tmp")
+		if err := os.Rename(filepath.Join(dir, "..tmp"), filepath.Join(dir, "..data")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	await := func(what string) {
+		t.Helper()
+		select {
+		case <-changed:
+		case <-time.After(10 * time.Second):
+			t.Fatalf("%s was not noticed", what)
+		}
+	}
+	swap("v2")
+	await("the swap")
+	write(t, filepath.Join(dir, "v2", "token"), "v3") // behind the link: no notice in the folder, but a look
+	await("a write behind the link")
+	stop()
+}
