@@ -16,6 +16,7 @@ import (
 	"github.com/apex-network/apex/internal/gitobject"
 	"github.com/apex-network/apex/internal/trustdir"
 	"github.com/apex-network/apex/signer"
+	"github.com/apex-network/apex/spec/jwk"
 	"github.com/apex-network/apex/spec/peermap"
 )
 
@@ -85,10 +86,16 @@ func (v trustView) text(s cli.Streams) error {
 			name string
 			role signer.Role
 		}{{"root", v.Root.Root}, {"manifest", v.Root.Manifest}, {"witnesses", v.Root.Witnesses}, {"timestamp", v.Root.Timestamp},
-			{"appliers", v.Root.Appliers}, {"forge", v.Root.Forge}} {
+			{"appliers", v.Root.Appliers}, {"enrolment", v.Root.Enrolment}, {"forge", v.Root.Forge}} {
 			if len(r.role.Keys) > 0 {
 				fmt.Fprintf(w, "%s\t%s%s\n", r.name, needed(r.name, r.role.Threshold), strings.Join(r.role.Keys, ", "))
 			}
+		}
+		for _, a := range v.Root.ApplierIdentities {
+			fmt.Fprintf(w, "applier %s\ttokens of %s for %s where %s and %s is the commit\n", a.Name, a.Issuer, a.Audience, rulesText(a.Match), a.CommitClaim)
+		}
+		for _, i := range v.Root.WitnessIdentities {
+			fmt.Fprintf(w, "witness %s\ttokens of %s where %s, signed by %s\n", i.Name, i.Issuer, rulesText(i.Match), issuerKeyNames(i.Keys))
 		}
 		for _, m := range v.Root.Maintainers {
 			fmt.Fprintf(w, "maintainer %s\t%s may change %s\n", m.Name, strings.Join(m.Keys, ", "), strings.Join(m.Paths, ", "))
@@ -101,6 +108,27 @@ func (v trustView) text(s cli.Streams) error {
 		}
 	}
 	return w.Flush()
+}
+
+// rulesText words what an identity's claims must be.
+func rulesText(rules []signer.ClaimRule) string {
+	words := make([]string, len(rules))
+	for i, r := range rules {
+		words[i] = r.Claim + " is " + r.Pattern
+	}
+	return strings.Join(words, " and ")
+}
+
+// issuerKeyNames lists pinned keys by their IDs.
+func issuerKeyNames(lines []string) string {
+	names := make([]string, len(lines))
+	for i, line := range lines {
+		key, err := jwk.Parse([]byte(line))
+		if names[i] = key.ID + " (" + key.Algorithm + ")"; err != nil {
+			names[i] = "a key that cannot be read"
+		}
+	}
+	return strings.Join(names, ", ")
 }
 
 // needed words a role's threshold. That of manifests counts the witnesses too, who need none of their own.
