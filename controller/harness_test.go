@@ -227,6 +227,10 @@ func (w *world) startAs(change func(*config.Config, *controller.Options)) {
 		w.t.Fatalf("controller did not start: %v", err)
 	}
 	w.t.Cleanup(w.stop)
+	w.newClient()
+}
+
+func (w *world) newClient() {
 	w.client = &http.Client{Transport: &http.Transport{
 		TLSClientConfig:    &tls.Config{InsecureSkipVerify: true}, // who serves is proven by signatures, not by TLS
 		DisableCompression: true,

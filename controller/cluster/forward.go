@@ -155,7 +155,11 @@ func (f *Forwarder) forward(w http.ResponseWriter, r *http.Request, who Replica)
 	if err != nil {
 		var p *protocol.Problem
 		if !errors.As(err, &p) {
-			f.log.Warn("request not forwarded", "path", r.URL.Path, "to", who.Name, "error", err)
+			level := slog.LevelWarn
+			if errors.Is(err, ErrNobody) { // it has just ended, and the client is told to come back
+				level = slog.LevelDebug
+			}
+			f.log.Log(r.Context(), level, "request not forwarded", "path", r.URL.Path, "to", who.Name, "error", err)
 			p = noLeader()
 		}
 		p.Write(w)
