@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/apex-network/apex/spec"
 	"github.com/apex-network/apex/spec/policy"
@@ -13,6 +14,7 @@ import (
 // tests are the assertions of the new state about one zone.
 type tests struct {
 	side       *side
+	asOf       time.Time
 	assertions []assertion
 }
 
@@ -22,14 +24,15 @@ type assertion struct {
 	ports    flows
 }
 
-// endpoint is a node or a prefix.
+// endpoint is a node, a prefix, or the enrolled nodes of a user or group.
 type endpoint struct {
-	node   string
-	prefix netip.Prefix
+	node    string
+	prefix  netip.Prefix
+	members []string // sorted; nil for a node or prefix
 }
 
-func newTests(s *side) *tests {
-	t := &tests{side: s}
+func newTests(s *side, asOf time.Time) *tests {
+	t := &tests{side: s, asOf: asOf}
 	if s.zone == nil {
 		return t
 	}
@@ -41,12 +44,30 @@ func newTests(s *side) *tests {
 		for mode, list := range map[string][]spec.Assertion{"allow": doc.Value.Spec.Allow, "deny": doc.Value.Spec.Deny} {
 			for _, a := range list {
 				t.assertions = append(t.assertions, assertion{
-					mode, readEndpoint(a.From, held), readEndpoint(a.To, held), flowsOf(policy.NewPorts(a.Ports)),
+					mode, t.endpoint(a.From, held), t.endpoint(a.To, held), flowsOf(policy.NewPorts(a.Ports)),
 				})
 			}
 		}
 	}
 	return t
+}
+
+// endpoint reads how an assertion names one.
+func (t *tests) endpoint(s string, held map[netip.Addr]string) endpoint {
+	who, ok := spec.ParseMemberEndpoint(s)
+	if !ok {
+		return readEndpoint(s, held)
+	}
+	names := t.side.repo.IdentityNames()
+	user, group := names.Qualify(who.User), names.Qualify(who.Group)
+	e := endpoint{members: []string{}}
+	for name, n := range t.side.nodes {
+		if n.Enrolled != nil && (user != "" && n.Enrolled.User == user || group != "" && slices.Contains(n.Enrolled.Groups, group)) {
+			e.members = append(e.members, name)
+		}
+	}
+	slices.Sort(e.members)
+	return e
 }
 
 func readEndpoint(s string, held map[netip.Addr]string) endpoint {
@@ -60,6 +81,9 @@ func readEndpoint(s string, held map[netip.Addr]string) endpoint {
 }
 
 func (s *Set) holds(e endpoint) bool {
+	if e.members != nil {
+		return slices.ContainsFunc(e.members, func(name string) bool { return s.holds(endpoint{node: name}) })
+	}
 	if e.node != "" {
 		_, found := slices.BinarySearch(s.Nodes, e.node)
 		return found
@@ -107,7 +131,7 @@ func (t *tests) judge(r *Reach, mode string) {
 	if r.Tested = t.covered(r, mode); r.Tested {
 		return
 	}
-	from, to, ok := t.example(r)
+	from, to, ok := t.example(r, mode)
 	if !ok {
 		return
 	}
@@ -128,29 +152,81 @@ func quoted(s string) string {
 	return s
 }
 
-// example gives the first pair of the line that exists in the new state.
-func (t *tests) example(r *Reach) (from, to string, ok bool) {
+// maxExamples bounds how many pairs are tried for an example.
+const maxExamples = 256
+
+// example gives the first pair of the line that exists in the new state, and of which an assertion would hold. A test cannot
+// name enrolled nodes, so it names their users and groups; what holds of a node need not hold of all of those.
+func (t *tests) example(r *Reach, mode string) (from, to string, ok bool) {
+	tries := 0
 	for _, f := range t.present(&r.From) {
 		for _, x := range t.present(&r.To) {
-			if r.holds(readEndpoint(f, nil), readEndpoint(x, nil)) {
-				return f, x, true
+			if !r.holds(f.endpoint, x.endpoint) {
+				continue
+			}
+			if !f.member && !x.member || t.passes(r, mode, f.text, x.text) {
+				return f.text, x.text, true
+			}
+			if tries++; tries == maxExamples {
+				return "", "", false
 			}
 		}
 	}
 	return "", "", false
 }
 
-// present gives the nodes and prefixes of a set that exist in the new state.
-func (t *tests) present(s *Set) []string {
-	var out []string
+// passes reports whether an assertion about the ports of the line would hold in the new state.
+func (t *tests) passes(r *Reach, mode, from, to string) bool {
+	ports := []*spec.Port{nil}
+	if !slices.Equal(r.Ports, []string{"all"}) {
+		ports = nil
+		for _, text := range r.Ports {
+			p, err := spec.ParsePort(text)
+			if err != nil {
+				return false
+			}
+			ports = append(ports, &p)
+		}
+	}
+	for _, p := range ports {
+		if mode == "allow" && !t.side.policy.Can(from, to, p, t.asOf).Allowed {
+			return false
+		}
+		if v := t.side.policy.CanAny(from, to, p, t.asOf); mode == "deny" && (v.Allowed || v.Undecided) {
+			return false
+		}
+	}
+	return true
+}
+
+// writable is an endpoint as an assertion may write it.
+type writable struct {
+	text     string
+	endpoint endpoint
+	member   bool
+}
+
+// present gives the nodes and prefixes of a set that exist in the new state; for enrolled nodes, their user and groups.
+func (t *tests) present(s *Set) []writable {
+	var out []writable
 	for _, n := range s.Nodes {
-		if t.side.nodes[n] != nil {
-			out = append(out, n)
+		node := t.side.nodes[n]
+		switch {
+		case node == nil:
+		case node.Enrolled == nil:
+			out = append(out, writable{text: n, endpoint: endpoint{node: n}})
+		default:
+			if node.Enrolled.User != "" {
+				out = append(out, writable{"user:" + node.Enrolled.User, endpoint{node: n}, true})
+			}
+			for _, g := range node.Enrolled.Groups {
+				out = append(out, writable{"group:" + g, endpoint{node: n}, true})
+			}
 		}
 	}
 	for _, text := range s.Prefixes {
 		if p, err := netip.ParsePrefix(text); err == nil && t.side.policy.Routes().Carriers(p) != nil {
-			out = append(out, text)
+			out = append(out, writable{text: text, endpoint: endpoint{prefix: p}})
 		}
 	}
 	return out

@@ -66,7 +66,7 @@ func reach(a, b *side, asOf time.Time) (gained, lost, limits []Reach) {
 	for i, state := range []int{1, 0, 1} {
 		lists[i] = r.lines(out[i], rules[i], r.sides[state])
 	}
-	tests := newTests(b)
+	tests := newTests(b, asOf)
 	for i := range lists[0] {
 		tests.judge(&lists[0][i], "allow")
 	}
