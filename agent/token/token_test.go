@@ -3,6 +3,7 @@ package token
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
@@ -206,24 +207,34 @@ func TestWatch(t *testing.T) {
 		}()
 		return func() { cancel(); <-done }
 	}
-	stop := watch(20 * time.Millisecond)
 	swap := func(to string) {
 		link(to, "..tmp")
 		if err := os.Rename(filepath.Join(dir, "..tmp"), filepath.Join(dir, "..data")); err != nil {
 			t.Fatal(err)
 		}
 	}
-	await := func(what string) {
+	// await changes the file again and again until one change is noticed: the first may come before the watch begins.
+	await := func(what string, change func(round int)) {
 		t.Helper()
-		select {
-		case <-changed:
-		case <-time.After(10 * time.Second):
-			t.Fatalf("%s was not noticed", what)
+		for round := range 200 {
+			change(round)
+			select {
+			case <-changed:
+				return
+			case <-time.After(50 * time.Millisecond):
+			}
 		}
+		t.Fatalf("%s was not noticed", what)
 	}
-	swap("v2")
-	await("the swap")
-	write(t, filepath.Join(dir, "v2", "token"), "v3") // behind the link: no notice in the folder, but a look
-	await("a write behind the link")
+	stop := watch(time.Hour)
+	await("the swap", func(round int) { swap([]string{"v2", "v1"}[round%2]) })
 	stop()
+	stop = watch(time.Millisecond)
+	defer stop()
+	behind := filepath.Join(t.TempDir(), "token") // in a folder that is not watched
+	if err := os.Remove(filepath.Join(dir, "token")); err != nil {
+		t.Fatal(err)
+	}
+	link(behind, "token")
+	await("a change that the system does not tell of", func(round int) { write(t, behind, fmt.Sprint("v", round)) })
 }
