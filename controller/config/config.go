@@ -91,7 +91,10 @@ type Network struct {
 	Keys      Keys           `yaml:"keys"`
 	// WebhookSecretFile holds the shared secret of the forge's webhook. Default: the webhook is off.
 	WebhookSecretFile string `yaml:"webhookSecretFile,omitempty"`
-	Poll              Poll   `yaml:"poll,omitempty"`
+	// IssuerCAFile, PEM, holds certificate authorities of OpenID providers that are trusted besides the system's.
+	IssuerCAFile string    `yaml:"issuerCAFile,omitempty"`
+	Enrolment    Enrolment `yaml:"enrolment,omitempty"`
+	Poll         Poll      `yaml:"poll,omitempty"`
 	// Apply lets the trust root's appliers make the controller fetch at once. Default true.
 	Apply *bool `yaml:"apply,omitempty"`
 	// KeepGenerations per zone, for deltas. Default 8.
@@ -118,6 +121,23 @@ type Repository struct {
 type Keys struct {
 	ManifestFiles  []string `yaml:"manifestFiles" apex:"items=1-8,unique"`
 	TimestampFiles []string `yaml:"timestampFiles" apex:"items=1-8,unique"`
+	// EnrolmentFiles sign bindings; without any, nobody enrols here. The first also gives the challenge by which hosts prove
+	// their WireGuard key: all replicas need the same one first.
+	EnrolmentFiles []string `yaml:"enrolmentFiles,omitempty" apex:"items=0-8,unique"`
+}
+
+// Enrolment bounds what strangers can make the controller spend, in requests per minute.
+type Enrolment struct {
+	// PerIssuer bounds tokens that are verified, not counting renewals. Default 6000.
+	PerIssuer int `yaml:"perIssuer,omitempty" apex:"min=1,max=1000000"`
+	// PerSubject bounds enrolments of one identity. Default 300.
+	PerSubject int `yaml:"perSubject,omitempty" apex:"min=1,max=1000000"`
+	// PerAddress bounds requests from one address (IPv6: one /64). Default 600.
+	PerAddress int `yaml:"perAddress,omitempty" apex:"min=1,max=1000000"`
+	// EphemeralGrace is how long an ephemeral node may be disconnected before it leaves. Default 30s.
+	EphemeralGrace spec.Duration `yaml:"ephemeralGrace,omitempty" apex:"min=1s,max=24h"`
+	// Batch is the time between two generations that enrolments cause. Default 250ms.
+	Batch spec.Duration `yaml:"batch,omitempty" apex:"min=10ms,max=1m"`
 }
 
 // Poll says how often to look at the branch.
@@ -139,6 +159,12 @@ const (
 	DefaultConnections = 20_000
 	DefaultRequests    = 256
 	DefaultKeep        = 8
+
+	DefaultPerIssuer      = 6000
+	DefaultPerSubject     = 300
+	DefaultPerAddress     = 600
+	DefaultEphemeralGrace = 30 * time.Second
+	DefaultBatch          = 250 * time.Millisecond
 )
 
 // Parse reads a configuration: every problem at once, with its place. path is where data came from; it names the file in
@@ -194,12 +220,15 @@ func (c *Config) fill(dir string) {
 		n := &c.Networks[i]
 		n.fill()
 		r := &n.Repository
-		paths = append(paths, &n.WebhookSecretFile, &r.PasswordFile, &r.CAFile, &r.SSHKeyFile, &r.SSHKnownHostsFile)
+		paths = append(paths, &n.WebhookSecretFile, &n.IssuerCAFile, &r.PasswordFile, &r.CAFile, &r.SSHKeyFile, &r.SSHKnownHostsFile)
 		for j := range n.Keys.ManifestFiles {
 			paths = append(paths, &n.Keys.ManifestFiles[j])
 		}
 		for j := range n.Keys.TimestampFiles {
 			paths = append(paths, &n.Keys.TimestampFiles[j])
+		}
+		for j := range n.Keys.EnrolmentFiles {
+			paths = append(paths, &n.Keys.EnrolmentFiles[j])
 		}
 	}
 	for _, p := range paths {
@@ -226,6 +255,21 @@ func (n *Network) fill() {
 	}
 	if n.KeepGenerations == 0 {
 		n.KeepGenerations = DefaultKeep
+	}
+	e := &n.Enrolment
+	for _, d := range []struct {
+		v     *int
+		value int
+	}{{&e.PerIssuer, DefaultPerIssuer}, {&e.PerSubject, DefaultPerSubject}, {&e.PerAddress, DefaultPerAddress}} {
+		if *d.v == 0 {
+			*d.v = d.value
+		}
+	}
+	if e.EphemeralGrace == 0 {
+		e.EphemeralGrace = spec.Duration(DefaultEphemeralGrace)
+	}
+	if e.Batch == 0 {
+		e.Batch = spec.Duration(DefaultBatch)
 	}
 }
 

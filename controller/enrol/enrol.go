@@ -146,9 +146,9 @@ func (s *Service) identify(ctx context.Context, a *attempt) error {
 			return err
 		}
 	}
-	var err error
-	if a.verified, err = s.opts.Verifier.Verify(ctx, demand(a.issuer, protocol.Commitment(s.opts.Network, a.req.PublicKey, a.req.IdentityKey)), a.req.Token); err != nil {
-		return tokenProblem(a.issuer, err)
+	err := s.verify(ctx, a)
+	if err != nil {
+		return err
 	}
 	a.verifiedAt = a.now
 	if a.identity, err = identity.FromClaims(*a.issuer, a.verified.Claims, identity.Wanted(a.pub.Repo, a.issuer.Name)); err != nil {
@@ -158,6 +158,23 @@ func (s *Service) identify(ctx context.Context, a *attempt) error {
 		return err
 	}
 	return s.checkCommitment(a)
+}
+
+// verify asks the issuer's keys. Only so many at once wait for one issuer: if it hangs, the others' turn comes still.
+func (s *Service) verify(ctx context.Context, a *attempt) (err error) {
+	leave, ok := s.verifying.enter(ctx, a.issuer.URL)
+	if !ok {
+		p := protocol.NewProblem(http.StatusServiceUnavailable, protocol.CodeUnavailable,
+			fmt.Sprintf("too many wait for issuer %s already: it may be slow", a.issuer.Name))
+		p.RetryAfter = 5
+		return p
+	}
+	defer leave()
+	wanted := demand(a.issuer, protocol.Commitment(s.opts.Network, a.req.PublicKey, a.req.IdentityKey))
+	if a.verified, err = s.opts.Verifier.Verify(ctx, wanted, a.req.Token); err != nil {
+		return tokenProblem(a.issuer, err)
+	}
+	return nil
 }
 
 // checkCommitment demands that the token is for these keys. A renewal is signed by a key that a token was for, so its own

@@ -63,6 +63,7 @@ type Service struct {
 	waiting    *waitingList
 	present    *presence
 	identities keyed // serialises what one identity writes in one zone
+	verifying  crowd // by issuer
 	nudge      chan struct{}
 
 	mu    sync.Mutex
@@ -163,23 +164,22 @@ func (s *Service) Snapshot() (list []*binding.Signed, version uint64) {
 	return s.bindings.snapshot(root)
 }
 
-// Records gives the records with these digests of binding payloads, in that order. Errors: a 404 problem for one that is
-// not stored (any more).
+// Records gives the records with these digests of binding payloads, in that order. What is not stored any more (it was
+// renewed, or its node has left) is left out.
 func (s *Service) Records(ctx context.Context, digests []peermap.Digest) ([]protocol.BindingRecord, error) {
 	out := make([]protocol.BindingRecord, 0, len(digests))
 	for _, d := range digests {
 		key, ok := s.bindings.byDigest(d)
 		if !ok {
-			return nil, protocol.NewProblem(http.StatusNotFound, protocol.CodeNotFound, "no binding "+d.String()+": it was renewed or has left")
+			continue
 		}
 		record, _, err := s.load(ctx, key)
-		if err != nil {
+		if err != nil && !errors.Is(err, store.ErrNotFound) {
 			return nil, err
 		}
-		if env, err := openRecord(record); err != nil || env.Digest != d {
-			return nil, protocol.NewProblem(http.StatusNotFound, protocol.CodeNotFound, "no binding "+d.String()+": it was renewed just now")
+		if signed, openErr := openRecord(record); err == nil && openErr == nil && signed.Digest == d {
+			out = append(out, record)
 		}
-		out = append(out, record)
 	}
 	return out, nil
 }
@@ -264,39 +264,4 @@ func notReady() error {
 	p := protocol.NewProblem(http.StatusServiceUnavailable, protocol.CodeNotReady, "the network has no published commit yet")
 	p.RetryAfter = 5
 	return p
-}
-
-// keyed is a mutex per key, kept while it is held or waited for.
-type keyed struct {
-	mu    sync.Mutex
-	locks map[string]*keyLock
-}
-
-type keyLock struct {
-	mu    sync.Mutex
-	users int
-}
-
-// lock takes the key's lock and gives the function that frees it.
-func (k *keyed) lock(key string) (unlock func()) {
-	k.mu.Lock()
-	if k.locks == nil {
-		k.locks = map[string]*keyLock{}
-	}
-	l, ok := k.locks[key]
-	if !ok {
-		l = &keyLock{}
-		k.locks[key] = l
-	}
-	l.users++
-	k.mu.Unlock()
-	l.mu.Lock()
-	return func() {
-		l.mu.Unlock()
-		k.mu.Lock()
-		defer k.mu.Unlock()
-		if l.users--; l.users == 0 {
-			delete(k.locks, key)
-		}
-	}
 }

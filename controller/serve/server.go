@@ -54,6 +54,8 @@ type Network struct {
 	// WebhookSecret is empty if webhooks are off; Apply is whether appliers may apply.
 	WebhookSecret []byte
 	Apply         bool
+	// Enrolment takes hosts in; nil: nobody enrols here.
+	Enrolment Enrolment
 	// Records gives witnesses what bindings rest on; nil if nobody enrols.
 	Records Records
 	// Done ends the network's watches when it is closed.
@@ -156,6 +158,14 @@ func (s *Server) routes() {
 	take(protocol.PatternReport, "report", protocol.MaxStatusBytes, anybody, s.postReport)
 	take(protocol.PatternApply, "apply", protocol.MaxApplyBytes, anybody, s.postApply)
 	take(protocol.PatternCosign, "cosign", protocol.MaxCosignBytes, s.fromWitness, s.postCosign)
+	// An enrolment may wait for a provider: it has slots of its own, so that a provider that hangs keeps no agent from its view.
+	s.mux.Handle(protocol.PatternEnrol, s.measured("enrol",
+		s.takenIn(make(chan struct{}, s.opts.Requests), protocol.MaxEnrolBytes, anybody, s.postEnrol)))
+	take(protocol.PatternRotate, "rotate", protocol.MaxRotateBytes, anybody, s.postRotate)
+	take(protocol.PatternLeave, "leave", 0, anybody, s.postLeave)
+	take(protocol.PatternDecide, "decide", protocol.MaxApplyBytes*2, anybody, s.postDecision)
+	s.mux.Handle(protocol.PatternEnrolment, s.measured("enrolment", s.bounded(s.getEnrolment)))
+	s.mux.Handle(protocol.PatternEnrolments, s.measured("enrolments", s.bounded(s.getEnrolments)))
 	take(protocol.PatternRecords, "records", protocol.MaxBindingsQueryBytes, s.fromWitness, s.postRecords)
 	take(protocol.PatternWebhook, "webhook", protocol.MaxWebhookBytes, anybody, s.postWebhook)
 	s.mux.Handle(protocol.PatternFleet, s.measured("fleet", s.bounded(s.getFleet)))
@@ -259,6 +269,11 @@ const maxBodies = 32
 // has for itself: bodies that trickle in, which needs no key, hold up their like and nothing else. first says who may
 // send one at all, before it is read.
 func (s *Server) taken(limit int, first func(*http.Request) error, h takes) http.Handler {
+	return s.takenIn(s.slots, limit, first, h)
+}
+
+// takenIn is taken with slots of its own.
+func (s *Server) takenIn(slots chan struct{}, limit int, first func(*http.Request) error, h takes) http.Handler {
 	places := make(chan struct{}, maxBodies)
 	receive := func(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 		if err := first(r); err != nil {
@@ -275,10 +290,10 @@ func (s *Server) taken(limit int, first func(*http.Request) error, h takes) http
 		if err != nil {
 			return err
 		}
-		if err := s.acquire(r.Context(), s.slots); err != nil {
+		if err := s.acquire(r.Context(), slots); err != nil {
 			return err
 		}
-		defer s.release()
+		defer func() { <-slots }()
 		return h(w, r, data)
 	})
 }

@@ -40,6 +40,9 @@ func (s *Server) watch(w http.ResponseWriter, r *http.Request) error {
 		return p
 	}
 	defer c.member.watches.Add(-1)
+	if e := c.zone.net.Enrolment; e != nil {
+		defer e.Connected(c.zone.name, c.node.Name)()
+	}
 	s.opts.Metrics.watches.Inc()
 	defer s.opts.Metrics.watches.Dec()
 	st := &stream{
