@@ -29,6 +29,7 @@ import (
 	"github.com/apex-network/apex/controller/build"
 	"github.com/apex-network/apex/controller/cluster"
 	"github.com/apex-network/apex/controller/config"
+	"github.com/apex-network/apex/controller/enrol"
 	"github.com/apex-network/apex/controller/gitsource"
 	"github.com/apex-network/apex/controller/serve"
 	"github.com/apex-network/apex/controller/store"
@@ -253,8 +254,13 @@ func (c *Controller) register(ctx context.Context, n *network) error {
 	if err != nil {
 		return err
 	}
+	buckets, err := enrol.OpenBuckets(ctx, c.store)
+	if err != nil {
+		return err
+	}
 	return c.server.Set(ctx, serve.Network{
 		Name: n.cfg.Name, Publisher: n.publisher, Control: n, Roots: n.roots, Records: n.records, Nonces: nonces, Status: status,
+		Verifier: n.verifier, Tokens: buckets.Tokens,
 		WebhookSecret: n.secret, Apply: *n.cfg.Apply, Done: ctx.Done(),
 	})
 }

@@ -19,6 +19,7 @@ import (
 	"github.com/apex-network/apex/controller/config"
 	"github.com/apex-network/apex/controller/publish"
 	"github.com/apex-network/apex/controller/serve"
+	"github.com/apex-network/apex/controller/tokens"
 	"github.com/apex-network/apex/controller/verify"
 	"github.com/apex-network/apex/internal/keyfile"
 	"github.com/apex-network/apex/internal/protocol"
@@ -40,6 +41,7 @@ type network struct {
 	builder   *build.Builder
 	bindings  build.Bindings // nil: nobody enrols here
 	records   serve.Records
+	verifier  *tokens.OIDC // of ID tokens
 	publisher *publish.Publisher
 	replica   *replica // nil: this controller is alone
 	metrics   *metrics
@@ -123,6 +125,9 @@ func (c *Controller) openNetwork(ctx context.Context, cfg config.Network) (_ *ne
 		return fail(err)
 	}
 	n.secrets = digestFiles(secretFiles(cfg))
+	if n.verifier, err = tokens.New(tokens.Options{CAFile: cfg.IssuerCAFile, Now: c.now, Logger: n.log}); err != nil {
+		return fail(err)
+	}
 	ledger, err := c.store.Bucket(ctx, publish.LedgerBucket())
 	if err != nil {
 		return fail(err)
