@@ -42,7 +42,7 @@ joins or leaves by it, and with which labels. A controller that cannot be reache
 Exit codes: 0 done, 3 a state is invalid; with --detailed-exitcode: 0 no changes, 2 changes.`,
 		Example: "  apex plan\n  apex plan --from origin/main --to HEAD -o markdown\n" +
 			"  apex plan --controller https://apex.example.com --key ~/.ssh/id_ed25519",
-		Args:    cobra.MaximumNArgs(1),
+		Args: cobra.MaximumNArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			return runPlan(c.Context(), s, folderArg(args, 0), f, time.Now())
 		},
