@@ -64,17 +64,18 @@ type Options struct {
 
 // Controller serves any number of networks.
 type Controller struct {
-	cfg      *config.Config
-	opts     Options
-	log      *slog.Logger
-	now      func() time.Time
-	open     OpenSource
-	store    store.Store
-	replicas *replicas // nil: this controller is alone
-	server   *serve.Server
-	metrics  *metrics
-	gather   *prometheus.Registry
-	tls      *certificate
+	cfg          *config.Config
+	opts         Options
+	log          *slog.Logger
+	now          func() time.Time
+	open         OpenSource
+	store        store.Store
+	replicas     *replicas // nil: this controller is alone
+	server       *serve.Server
+	metrics      *metrics
+	enrolMetrics *enrol.Metrics
+	gather       *prometheus.Registry
+	tls          *certificate
 
 	mu       sync.RWMutex
 	networks map[string]*running
@@ -102,7 +103,7 @@ func New(cfg *config.Config, opts Options) (*Controller, error) {
 		c.open = openGit
 	}
 	c.gather.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), newCollector(c))
-	c.metrics = newMetrics(c.gather)
+	c.metrics, c.enrolMetrics = newMetrics(c.gather), enrol.NewMetrics(c.gather)
 	var err error
 	c.server, err = serve.New(serve.Options{
 		Version: opts.Version, Requests: cfg.Limits.Requests, Notice: c.storeNotice, Now: c.now, Logger: c.log, Metrics: serve.NewMetrics(c.gather),
@@ -258,11 +259,15 @@ func (c *Controller) register(ctx context.Context, n *network) error {
 	if err != nil {
 		return err
 	}
-	return c.server.Set(ctx, serve.Network{
+	served := serve.Network{
 		Name: n.cfg.Name, Publisher: n.publisher, Control: n, Roots: n.roots, Records: n.records, Nonces: nonces, Status: status,
 		Verifier: n.verifier, Tokens: buckets.Tokens,
 		WebhookSecret: n.secret, Apply: *n.cfg.Apply, Done: ctx.Done(),
-	})
+	}
+	if n.enrolment != nil {
+		served.Enrolment = n.enrolment
+	}
+	return c.server.Set(ctx, served)
 }
 
 // stop ends a network's loop and its watches. Unless it is gone for good it stays registered: requests are answered from

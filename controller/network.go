@@ -17,6 +17,7 @@ import (
 
 	"github.com/apex-network/apex/controller/build"
 	"github.com/apex-network/apex/controller/config"
+	"github.com/apex-network/apex/controller/enrol"
 	"github.com/apex-network/apex/controller/publish"
 	"github.com/apex-network/apex/controller/serve"
 	"github.com/apex-network/apex/controller/tokens"
@@ -41,7 +42,8 @@ type network struct {
 	builder   *build.Builder
 	bindings  build.Bindings // nil: nobody enrols here
 	records   serve.Records
-	verifier  *tokens.OIDC // of ID tokens
+	enrolment *enrol.Service // nil: it has no enrolment key
+	verifier  *tokens.OIDC   // of ID tokens
 	publisher *publish.Publisher
 	replica   *replica // nil: this controller is alone
 	metrics   *metrics
@@ -147,6 +149,9 @@ func (c *Controller) openNetwork(ctx context.Context, cfg config.Network) (_ *ne
 		return fail(err)
 	}
 	n.builder = build.New(n.src, cfg.Name, cfg.TrustRoot)
+	if err := c.openEnrolment(ctx, n, cfg); err != nil {
+		return fail(errors.Join(err, n.src.Close()))
+	}
 	return n, nil
 }
 
@@ -187,7 +192,8 @@ func readSecret(path string) ([]byte, error) {
 
 // secretFiles are the files that are read at the start of a network.
 func secretFiles(cfg config.Network) []string {
-	return slices.Concat([]string{cfg.WebhookSecretFile}, cfg.Keys.ManifestFiles, cfg.Keys.TimestampFiles)
+	return slices.Concat([]string{cfg.WebhookSecretFile}, cfg.Keys.ManifestFiles, cfg.Keys.TimestampFiles, cfg.Keys.EnrolmentFiles,
+		[]string{cfg.IssuerCAFile})
 }
 
 func digestFiles(files []string) [sha256.Size]byte {
@@ -205,6 +211,13 @@ func (n *network) secretsChanged() bool { return digestFiles(secretFiles(n.cfg))
 // run works until ctx ends.
 func (n *network) run(ctx context.Context) {
 	defer close(n.done)
+	if n.enrolment != nil {
+		ctx, stop := context.WithCancel(ctx)
+		var side sync.WaitGroup
+		side.Go(func() { n.enrolment.Run(ctx) })
+		defer side.Wait()
+		defer stop()
+	}
 	if n.replica != nil {
 		n.runReplica(ctx)
 	} else {

@@ -138,6 +138,9 @@ func (n *network) publish(ctx context.Context, a *accepted, out *build.Outcome, 
 	// A zone that cannot be signed keeps nobody from enrolling in the others.
 	n.current = a
 	n.published.Store(a)
+	if n.enrolment != nil {
+		n.enrolment.Nudge()
+	}
 	if err != nil {
 		n.metrics.signFailures.WithLabelValues(n.cfg.Name).Inc()
 		return &build.Refusal{Stage: build.StageSign, Err: err}
