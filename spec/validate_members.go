@@ -4,7 +4,6 @@ import (
 	"errors"
 	"maps"
 	"net/netip"
-	"net/url"
 	"slices"
 	"strings"
 
@@ -12,11 +11,8 @@ import (
 	"github.com/apex-network/apex/spec/diag"
 )
 
-// Bounds on issuers: the bytes of a URL, and the distinct claims that the rules for one issuer match on.
-const (
-	maxIssuerURL    = 1024
-	maxIssuerClaims = 32
-)
+// maxIssuerClaims bounds the distinct claims that the rules for one issuer match on; bindings keep no more.
+const maxIssuerClaims = 32
 
 // checkIssuers judges the network's issuers and revocations.
 func (c *checker) checkIssuers() {
@@ -31,9 +27,8 @@ func (c *checker) checkIssuers() {
 			c.errorf(doc, path+".name", diag.DuplicateItem, "rename one", "two issuers are named %q", issuer.Name)
 		}
 		seen[issuer.Name] = true
-		if why := issuerURLFault(issuer.URL); issuer.URL != "" && why != "" {
-			c.errorf(doc, path+".url", diag.BadIssuer, "write the issuer as its tokens carry it in iss, such as https://login.example.com",
-				"%q %s", clip(issuer.URL), why)
+		if err := claims.CheckIssuer(issuer.URL); issuer.URL != "" && err != nil {
+			c.errorf(doc, path+".url", diag.BadIssuer, "write the issuer as its tokens carry it in iss", "%s", err)
 		}
 		for field, word := range map[string]string{".audience": issuer.Audience, ".clientID": issuer.ClientID} {
 			if !isWord(word) && word != "" {
@@ -63,29 +58,6 @@ func (c *checker) checkIssuers() {
 // isWord reports visible ASCII without spaces.
 func isWord(s string) bool {
 	return s != "" && strings.IndexFunc(s, func(r rune) bool { return r <= ' ' || r > '~' }) < 0
-}
-
-// issuerURLFault says what is wrong with the URL of an issuer; "" if nothing (OpenID Connect Discovery 1.0, section 3).
-func issuerURLFault(s string) string {
-	u, err := url.Parse(s)
-	switch {
-	case err != nil || !isWord(s) || u.Host == "" || u.Hostname() == "":
-		return "is not a URL"
-	case len(s) > maxIssuerURL:
-		return "is too long"
-	case u.User != nil || u.RawQuery != "" || u.ForceQuery || strings.Contains(s, "#"):
-		return "has a user, query or fragment"
-	case u.Scheme == "https":
-		return ""
-	case u.Scheme != "http":
-		return "is not an https URL"
-	case u.Hostname() == "localhost":
-		return ""
-	}
-	if a, err := netip.ParseAddr(u.Hostname()); err == nil && a.IsLoopback() {
-		return ""
-	}
-	return "is not https: whoever is on the way could pose as the provider"
 }
 
 func (c *checker) claimsMatched(issuer string) map[string]bool {

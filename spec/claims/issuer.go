@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"net/url"
+	"strings"
 )
 
 // ErrIssuer says that a URL cannot be an issuer identifier.
@@ -14,7 +15,7 @@ var ErrIssuer = errors.New("bad issuer URL")
 // http is for a loopback address only, which no other host can answer for. Errors: ErrIssuer.
 func CheckIssuer(text string) error {
 	u, err := url.Parse(text)
-	if err != nil || len(text) > MaxPattern || u.Host == "" || u.User != nil || u.RawQuery != "" || u.ForceQuery || u.Fragment != "" {
+	if err != nil || len(text) > MaxPattern || u.Hostname() == "" || u.User != nil || strings.ContainsAny(text, "?# ") {
 		return fmt.Errorf("%w %.80q: want https://host/path without user, query and fragment", ErrIssuer, text)
 	}
 	if u.Scheme == "https" || u.Scheme == "http" && isLoopback(u.Hostname()) {

@@ -139,7 +139,7 @@ type revocations struct {
 }
 
 // revokedBy is what an entry names: one field is set.
-type revokedBy struct{ binding, subject, user, zone, node string }
+type revokedBy struct{ binding, subject, user, node string }
 
 func newRevocations(repo *spec.Repository) revocations {
 	out := revocations{network: repo.Network, by: map[revokedBy][]int{}}

@@ -46,18 +46,21 @@ type counted struct{ zone, rule, url, subject string }
 // newSeats seats what nodes in git have of that which the entries want. Static nodes have no address in a dynamic range, so
 // only names, keys and routes can clash.
 func newSeats(repo *spec.Repository, wanted []*entry) *seats {
-	s := &seats{zones: map[string]*zoneSeats{}, keys: map[spec.Key]keyHolder{}, hosts: map[string][]membership{}, counts: map[counted]int{}}
-	if len(wanted) == 0 {
+	n := len(wanted)
+	s := &seats{zones: map[string]*zoneSeats{}, keys: make(map[spec.Key]keyHolder, 2*n),
+		hosts: make(map[string][]membership, n), counts: make(map[counted]int, n)}
+	if n == 0 {
 		return s
 	}
-	for _, z := range repo.Zones {
-		s.zones[z.Value.Metadata.Name] = &zoneSeats{doc: z, addresses: map[netip.Addr]string{}}
-	}
-	keys := make(map[spec.Key]bool, 2*len(wanted))
-	names := make(map[string]bool, len(wanted))
+	keys, names, perZone := make(map[spec.Key]bool, 2*n), make(map[string]bool, n), map[string]int{}
 	for _, e := range wanted {
 		n := &e.doc.Value
 		keys[n.Spec.PublicKey], keys[n.Spec.IdentityKey], names[n.Metadata.Name] = true, true, true
+		perZone[n.Metadata.Zone]++
+	}
+	for _, z := range repo.Zones {
+		name := z.Value.Metadata.Name
+		s.zones[name] = &zoneSeats{doc: z, addresses: make(map[netip.Addr]string, perZone[name])}
 	}
 	for _, doc := range repo.Nodes {
 		n := &doc.Value
