@@ -25,7 +25,16 @@ type recheck struct{ calls, hangs atomic.Int32 }
 
 func (r *recheck) judge(ctx context.Context, _ witness.Commit, record protocol.BindingRecord) error {
 	r.calls.Add(1)
+	env, err := signer.ParseEnvelope(record.Envelope, binding.MaxEnvelopeBytes)
+	if err != nil {
+		return err
+	}
+	b, err := binding.Parse(env.Payload)
 	switch {
+	case err != nil:
+		return err
+	case b.Evidence != peermap.DigestOf(record.Evidence):
+		return errors.New("the evidence is not the one that it names")
 	case bytes.Equal(record.Evidence, goodEvidence):
 		return nil
 	case bytes.HasPrefix(record.Evidence, []byte("hang")):
@@ -157,7 +166,9 @@ func TestWitnessRefusesReplacedKeys(t *testing.T) {
 			e.put(old, record)
 			before := w.count(1)
 			w.clock.Advance(time.Minute)
-			e.bind(1, func(b *binding.Binding, _ *protocol.BindingRecord) { b.PublicKey = peermap.Key(peermap.DigestOf([]byte("next"))) })
+			e.bind(1, func(b *binding.Binding, _ *protocol.BindingRecord) {
+				b.PublicKey = peermap.Key(peermap.DigestOf([]byte("next")))
+			})
 			w.await("the rotation", func(f protocol.FleetStatus) bool { return zoneOf(f, "prod").Current.Serial > before.Serial })
 			between(w, e)
 			e.put(old, record)

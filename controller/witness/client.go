@@ -102,24 +102,17 @@ func (w *witness) answer(ctx context.Context, c protocol.Cosign) error {
 }
 
 func (w *witness) do(ctx context.Context, method, path, query string, body []byte) (*http.Response, error) {
-	u := w.Controller.JoinPath(path)
-	proof, err := protocol.NewProof(protocol.WitnessSubject(w.Key.Public().ID()), method, u, body, w.Now())
-	if err != nil {
-		return nil, err
-	}
-	token, err := proof.Sign(w.Key.Sign)
-	if err != nil {
-		return nil, err
-	}
 	var reader io.Reader
 	if body != nil {
 		reader = bytes.NewReader(body)
 	}
-	req, err := http.NewRequestWithContext(ctx, method, u.String()+query, reader)
+	req, err := http.NewRequestWithContext(ctx, method, w.Controller.JoinPath(path).String()+query, reader)
 	if err != nil {
 		return nil, err
 	}
-	req.Header.Set(protocol.ProofHeader, token)
+	if err := w.hand.show(req, body); err != nil {
+		return nil, err
+	}
 	if body != nil {
 		req.Header.Set("Content-Type", protocol.TypeJSON)
 	}

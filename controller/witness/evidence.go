@@ -15,7 +15,7 @@ import (
 	"github.com/apex-network/apex/spec/peermap"
 )
 
-// Recheck judges what a binding rests on from its evidence alone: the token by the keys that its issuer shows now, the
+// Recheck judges what a binding rests on from its evidence alone: that it is the one which the binding names, the token by the keys that its issuer shows now, the
 // rule at the commit, the maintainer's word. An error that wraps ErrLater says nothing about the binding; any other
 // refuses it. It is called by several goroutines at once. enrol.Judge is the real one.
 type Recheck func(ctx context.Context, at Commit, record protocol.BindingRecord) error
@@ -227,8 +227,6 @@ func (w *witness) judgeBinding(ctx context.Context, m peermap.Manifest, want pee
 		return nil, &unfit{want, errors.New("the controller has no evidence for it, or gives another's")}
 	case s.Binding.Network != m.Network || s.Binding.Zone != m.Zone:
 		return nil, &unfit{want, fmt.Errorf("it is of zone %s of network %s", s.Binding.Zone, s.Binding.Network)}
-	case peermap.DigestOf(r.Evidence) != s.Binding.Evidence:
-		return nil, &unfit{want, errors.New("its evidence is not the one that it names")}
 	}
 	if err := checkSigned(at.Root, r.Envelope); err != nil {
 		return nil, &unfit{want, err}

@@ -39,8 +39,12 @@ type Config struct {
 	// Controller is the base URL, such as https://controller.example:8443. Client carries its certificate authorities.
 	Controller *url.URL
 	Client     *http.Client
-	// Key is listed under witnesses in the trust root.
-	Key    signer.PrivateKey
+	// Key is listed under witnesses in the trust root. With Identity it is not used.
+	Key signer.PrivateKey
+	// Identity, if set, is a CI job's, that witnesses with ID tokens.
+	Identity *Identity
+	// Once ends the run when everything that waited was judged, or nothing waited for Wait. A CI job does so.
+	Once   bool
 	Logger *slog.Logger
 	// Now and Source replace the clock and git in tests.
 	Now    func() time.Time
@@ -59,7 +63,11 @@ const (
 	inquiryPause = time.Second
 )
 
-// Run asks, judges and signs until ctx ends. It fails only if it cannot begin.
+// ErrRefused says that a run with Once ended with a generation that it would not sign; the text says why.
+var ErrRefused = errors.New("generation not signed")
+
+// Run asks, judges and signs until ctx ends. It fails only if it cannot begin. With Once it fails also with ErrRefused, and
+// with the newest failure if ctx ends before everything was judged.
 func Run(ctx context.Context, cfg Config) error {
 	w, err := open(cfg)
 	if err != nil {
@@ -69,7 +77,7 @@ func Run(ctx context.Context, cfg Config) error {
 	defer w.running.Wait()
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
-	w.log.Info("witness", "network", cfg.Network, "controller", cfg.Controller.String(), "key", cfg.Key.Public().ID())
+	w.log.Info("witness", "network", cfg.Network, "controller", cfg.Controller.String(), "key", w.hand.id())
 	pause := firstPause
 	for ctx.Err() == nil {
 		inquiring, err := w.round(ctx)
@@ -80,15 +88,21 @@ func Run(ctx context.Context, cfg Config) error {
 			pause = firstPause
 			if inquiring {
 				w.rest(ctx)
+			} else if cfg.Once {
+				return w.refused
 			}
 			continue
 		}
+		w.failure = err
 		w.log.Warn("not witnessed", "error", err, "again", pause)
 		select {
 		case <-ctx.Done():
 		case <-time.After(pause):
 		}
 		pause = min(2*pause, maxPause)
+	}
+	if cfg.Once {
+		return errors.Join(w.refused, w.failure, context.Cause(ctx))
 	}
 	return nil
 }
@@ -119,9 +133,12 @@ func (w *witness) rest(ctx context.Context) {
 type witness struct {
 	Config
 	log     *slog.Logger
+	hand    hand
 	builder *build.Builder
 	state   *state
 	memory  *memory
+	// refused joins what was not signed, failure is the newest one of another kind: what a run with Once ends with.
+	refused, failure error
 
 	inquiries map[string]*inquiry // by zone
 	running   sync.WaitGroup
@@ -138,7 +155,7 @@ func open(cfg Config) (*witness, error) {
 	if cfg.Wait == 0 {
 		cfg.Wait = protocol.MaxPendingWait
 	}
-	w := &witness{Config: cfg, log: cfg.Logger, inquiries: map[string]*inquiry{}, heard: make(chan struct{}, 1)}
+	w := &witness{Config: cfg, log: cfg.Logger, hand: cfg.hand(), inquiries: map[string]*inquiry{}, heard: make(chan struct{}, 1)}
 	if w.log == nil {
 		w.log = slog.New(slog.DiscardHandler)
 	}
@@ -169,13 +186,16 @@ func (w *witness) close() {
 
 // handle judges one pending generation and says so. The error is for what may go away by itself.
 func (w *witness) handle(ctx context.Context, p protocol.Pending) error {
-	verdict := protocol.Cosign{Zone: p.Zone, Digest: p.Digest, KeyID: w.Key.Public().ID()}
+	verdict := protocol.Cosign{Zone: p.Zone, Digest: p.Digest, KeyID: w.hand.id()}
 	signed, err := w.judge(ctx, p)
 	var no *refusal
 	switch {
 	case errors.As(err, &no):
 		verdict.Refusal = clip(no.Error(), protocol.MaxMessage)
 		w.log.Error("refused to sign", "zone", p.Zone, "manifest", p.Digest.String(), "reason", verdict.Refusal)
+		if w.Once {
+			w.refused = errors.Join(w.refused, fmt.Errorf("%w: zone %s: %w", ErrRefused, p.Zone, no))
+		}
 	case err != nil:
 		return err
 	default:
@@ -186,7 +206,9 @@ func (w *witness) handle(ctx context.Context, p protocol.Pending) error {
 		if err := w.memory.forget(p.Zone, signed.bindings()); err != nil {
 			w.log.Warn("bindings that left are not forgotten", "zone", p.Zone, "error", err)
 		}
-		verdict.Signature = w.Key.Sign(signer.PAE(peermap.ManifestType, p.Manifest))
+		if verdict.Signature, err = w.hand.sign(ctx, p); err != nil {
+			return err
+		}
 		w.log.Info("signed", "zone", p.Zone, "manifest", p.Digest.String(), "commit", signed.Frontier.Commit, "serial", signed.Serial)
 	}
 	return w.answer(ctx, verdict)
