@@ -30,7 +30,7 @@ import (
 )
 
 // Version names the output format and the semantics of this compiler. Witnesses compare only equal versions.
-const Version = "1"
+const Version = "2"
 
 // ErrInvalid says that a repository breaks a rule that no host may ever see broken. What wraps it names every object.
 var ErrInvalid = errors.New("the repository does not compile")

@@ -113,3 +113,54 @@ func TestPeersCarryTheEndOfMembership(t *testing.T) {
 		t.Error("a list compiles without its nodes")
 	}
 }
+
+// TestIssuersGiveNamesTheirMeaning: a policy that names a group without an issuer means another one once the network's
+// issuers change, although no policy did.
+func TestIssuersGiveNamesTheirMeaning(t *testing.T) {
+	open := []string{"---\napiVersion: apex/v1alpha1\nkind: Node", policies + "apiVersion: apex/v1alpha1\nkind: Node", `"corp:ops"`, "dev",
+		"\n    - {name: ci, url: \"https://ci.example\"}", ""}
+	one := load(t, open...)
+	renamed := *one
+	network := *one.Network
+	network.Value.Spec.Issuers = []spec.Issuer{{Name: "other", URL: "https://other.example"}}
+	renamed.Network = &network
+	both := *one
+	network2 := *one.Network
+	network2.Value.Spec.Issuers = append([]spec.Issuer{{Name: "other", URL: "https://other.example"}}, one.Network.Value.Spec.Issuers...)
+	both.Network = &network2
+	list := []*binding.Signed{node(1, "eva-laptop", eva())}
+	incremental := compile.NewIncremental()
+	for i, c := range []struct {
+		repo  *spec.Repository
+		rules int
+	}{{one, 2}, {&both, 1}, {one, 2}, {&renamed, 0}} {
+		a := Admit(c.repo, list, issued)
+		in := compile.Input{Repo: a.Repo, Bindings: a.Lists, Facts: compile.Facts{AsOf: issued}}
+		got, _, err := incremental.Compile(in)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want, err := compile.Compile(in)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got["prod"].Tree.Root() != want["prod"].Tree.Root() {
+			t.Errorf("%d: an incremental compile keeps the old meaning", i)
+		}
+		rules := map[string]bool{}
+		for _, b := range want["prod"].Classes {
+			class, err := peermap.DecodeClass(b)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, r := range class.Rules {
+				if r.ID == "p/0" || r.ID == "p/1" {
+					rules[r.ID] = true
+				}
+			}
+		}
+		if len(rules) != c.rules {
+			t.Errorf("%d: rules %v hold for eva, want %d", i, rules, c.rules)
+		}
+	}
+}
