@@ -79,7 +79,10 @@ func (e *entry) fit(repo *spec.Repository, revoked *revocations) (Reason, string
 	if err := b.Check(); err != nil {
 		return Invalid, err.Error()
 	}
-	if repo.Network == nil || b.Network != repo.Network.Value.Metadata.Name {
+	if repo.Network == nil {
+		return NoRule, "there is no network any more"
+	}
+	if b.Network != repo.Network.Value.Metadata.Name {
 		return Invalid, fmt.Sprintf("it is of network %s", b.Network)
 	}
 	if spec.Key(b.PublicKey).IsWeak(false) || spec.Key(b.IdentityKey).IsWeak(true) {
