@@ -71,6 +71,12 @@ func TestConfigChecks(t *testing.T) {
 		{"network: acme", "network: acme\nmetrics: '9000'", "metrics: \"9000\" is not host:port"},
 		{"network: acme", "network: acme\ntlsPin: abc", "tlsPin:"},
 		{"network: acme", "network: acme\nstateDir: here", "is not an absolute path"},
+		{"name: prod", "name: prod\n    join: {github: true, tokenEnv: T}", "zones[0].join: github and tokenEnv are given"},
+		{"name: prod", "name: prod\n    join: {tokenFile: token}", "zones[0].join.tokenFile: \"token\" is not an absolute path"},
+		{"name: prod", "name: prod\n    join: {tokenCommand: [vault]}", "zones[0].join.tokenCommand"},
+		{"name: prod", "name: prod\n    join: {issuer: Corp}", "zones[0].join.issuer"},
+		{"name: prod", "name: prod\n    join: {routes: [10.1.2.3/16]}", "zones[0].join.routes"},
+		{"name: prod", "name: prod\n    join: {clientCredentials: {clientID: a}}", "clientSecretFile"},
 	} {
 		c, err := parseConfig("x", []byte(strings.Replace(goodConfig, row.from, row.to, 1)))
 		if err != nil {
@@ -78,6 +84,17 @@ func TestConfigChecks(t *testing.T) {
 		}
 		if err := c.WithDefaults().Validate(); err == nil || !strings.Contains(err.Error(), row.want) {
 			t.Errorf("%s: got %v, want %q", row.to, err, row.want)
+		}
+	}
+}
+
+func TestNodeName(t *testing.T) {
+	for host, want := range map[string]string{
+		"web-1": "web-1", "Ada's-Laptop.local": "ada-s-laptop", "db_1.example.com": "db-1", "--x--": "x", "": "", "Ä": "",
+		strings.Repeat("a", 62) + "-b": strings.Repeat("a", 62),
+	} {
+		if got := NodeName(host); got != want || got != "" && !isName(got) {
+			t.Errorf("%q: got %q, want %q", host, got, want)
 		}
 	}
 }
