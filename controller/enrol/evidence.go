@@ -107,9 +107,12 @@ func (a *attempt) evidence(approved approval, links []link) (protocol.Evidence, 
 	return leaning(e, links)
 }
 
-// leaning writes links into evidence.
+// leaning writes links into evidence. Errors: a 401 problem if they are more than anybody reads.
 func leaning(e protocol.Evidence, links []link) (protocol.Evidence, error) {
 	e.Previous = [][]byte{}
+	if len(links) >= maxLinks {
+		return e, badToken("the node's keys were changed too often since a token committed to them: enrol with a token for its keys first")
+	}
 	for i := range links {
 		data, err := links[i].bare()
 		if err != nil {
@@ -159,11 +162,17 @@ func (a *attempt) chain(past []link, approved int) ([]link, error) {
 				return nil, badToken("the token of issuer %s commits to keys that this node never had (claims nonce, aud)", a.issuer.Name)
 			}
 		}
-		if first = lastAnchor(a.issuer, past); first < 0 {
-			return nil, badToken("the token of issuer %s commits to no keys, and no earlier one of this node did: get one for this node", a.issuer.Name)
-		}
+		first = len(past) - 1
 	}
-	return trim(past[min(first, approved):]), nil
+	if first = min(first, approved); first == len(past) {
+		return nil, nil
+	}
+	// A chain begins with a token that stands for its keys.
+	anchor := lastAnchor(a.issuer, past[:first+1])
+	if anchor < 0 && mustBind(a.issuer) {
+		return nil, badToken("the token of issuer %s commits to no keys, and no earlier one of this node did: get one for this node", a.issuer.Name)
+	}
+	return trim(past[max(anchor, 0):]), nil
 }
 
 func commitmentOf(b *binding.Binding) string {

@@ -323,3 +323,11 @@ func (w *world) rotate(s *Service, m, next *machine, path string, change ...func
 	body := must(protocol.Encode(r))(w.t)
 	return s.Rotate(w.ctx(), netip.MustParseAddr("203.0.113.7"), "prod", m.name, m.proof(path, body), body, w.verify(path))
 }
+
+func count(t testing.TB, b store.Bucket) (n int) {
+	t.Helper()
+	if err := b.Each(context.Background(), "", func(string, []byte) error { n++; return nil }); err != nil {
+		t.Fatal(err)
+	}
+	return n
+}

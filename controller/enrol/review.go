@@ -286,6 +286,9 @@ func (s *Service) Decide(ctx context.Context, req protocol.SignedRequest) error 
 	return err
 }
 
+// CountWaiting says how many requests wait for a maintainer.
+func (s *Service) CountWaiting() int { return len(s.waiting.all()) }
+
 // List gives the bindings in force and the requests that wait.
 func (s *Service) List() protocol.EnrolmentList {
 	out := protocol.EnrolmentList{Bindings: [][]byte{}, Waiting: []protocol.Waiting{}}
