@@ -72,10 +72,10 @@ func (e MemberEndpoint) Named(name string) MemberEndpoint {
 }
 
 // RulesFor gives the member rules by which somebody may enrol of whom only this is known: the user or the group, of an
-// issuer. Those are the rules that name it, up to the first that asks for no more; if none names it, those that name nobody
-// and only match claims.
+// issuer. Those are the rules that name it, up to the first that asks for no more; if none names it, all of the issuer: a
+// policy may select by finer groups than the rules admit by.
 func (z *ZoneSpec) RulesFor(issuer string, who MemberEndpoint) []*MemberRule {
-	var naming, open []*MemberRule
+	var naming, others []*MemberRule
 	for i := range z.Members {
 		r := &z.Members[i]
 		switch {
@@ -84,14 +84,14 @@ func (z *ZoneSpec) RulesFor(issuer string, who MemberEndpoint) []*MemberRule {
 			if naming = append(naming, r); len(r.Match) == 0 {
 				return naming
 			}
-		case len(r.Users)+len(r.Groups) == 0 && len(r.Match) > 0:
-			open = append(open, r)
+		default:
+			others = append(others, r)
 		}
 	}
 	if naming != nil {
 		return naming
 	}
-	return open
+	return others
 }
 
 // Qualify gives the qualified name that a policy's text means, or "" if Split gives false.

@@ -91,8 +91,16 @@ type zoneFacts struct {
 	labels map[string]postings // by label key
 	// memberRoutes is what member rules let enrolled nodes carry.
 	memberRoutes prefixSet
+	// named are the users and groups that the zone's rules and policies name, filled in by identitiesNamed.
+	named map[identityKind]map[string]bool
 	// holders are the nodes by address, filled in by holder.
 	holders map[netip.Addr]string
+}
+
+// identityKind is the users, or the groups, of an issuer.
+type identityKind struct {
+	issuer string
+	users  bool
 }
 
 // postings are the nodes (indexes into zoneFacts.nodes, ascending) by label value.

@@ -238,10 +238,48 @@ func (c *checker) checkMemberEndpoint(t *Document[PolicyTest], path, endpoint st
 			len(issuers), clip(endpoint))
 		return
 	}
-	if who = who.Named(name); len(z.doc.Value.Spec.RulesFor(issuer, who)) == 0 {
-		c.errorf(t, path, diag.TestEndpoint, "name a user or group of spec.members of the zone", "no member rule of zone %s admits %s",
-			z.doc.Value.Metadata.Name, clip(endpoint))
+	zone, who := z.doc.Value.Metadata.Name, who.Named(name)
+	if len(z.doc.Value.Spec.RulesFor(issuer, who)) == 0 {
+		c.errorf(t, path, diag.TestEndpoint, "add a rule to spec.members of the zone", "no member rule of zone %s admits %s", zone, clip(endpoint))
+		return
 	}
+	known := c.identitiesNamed(z, issuer, who.User != "")
+	if !known[name] && !c.repo.incomplete {
+		c.errorf(t, path, diag.TestEndpoint, c.near(name, func() []string { return slices.Sorted(maps.Keys(known)) }),
+			"no member rule and no policy of zone %s names %s", zone, clip(endpoint))
+	}
+}
+
+// identitiesNamed gives the users, or the groups, of an issuer that member rules and policies of a zone name.
+func (c *checker) identitiesNamed(z *zoneFacts, issuer string, users bool) map[string]bool {
+	key := identityKind{issuer, users}
+	if known := z.named[key]; known != nil {
+		return known
+	}
+	known := map[string]bool{}
+	if z.named == nil {
+		z.named = map[identityKind]map[string]bool{}
+	}
+	z.named[key] = known
+	for _, r := range z.doc.Value.Spec.Members {
+		if r.Issuer == issuer {
+			for _, name := range map[bool][]string{true: r.Users, false: r.Groups}[users] {
+				known[name] = true
+			}
+		}
+	}
+	for _, p := range c.repo.ZonePolicies(z.doc.Value.Metadata.Name) {
+		for _, rule := range p.Value.Spec.Allow {
+			for _, s := range slices.Concat(rule.From, rule.To) {
+				for _, text := range map[bool][]string{true: s.Users, false: s.Groups}[users] {
+					if of, name, ok := c.names.Split(text); ok && of == issuer {
+						known[name] = true
+					}
+				}
+			}
+		}
+	}
+	return known
 }
 
 // ParseEndpoint reads an endpoint of an Assertion that is no node name: an address or a prefix, in canonical form.
