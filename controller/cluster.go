@@ -10,6 +10,7 @@ import (
 
 	"github.com/apex-network/apex/controller/cluster"
 	"github.com/apex-network/apex/controller/publish"
+	"github.com/apex-network/apex/controller/serve"
 	"github.com/apex-network/apex/controller/store"
 )
 
@@ -60,6 +61,19 @@ func (c *Controller) joinCluster(ctx context.Context, network string, log *slog.
 	lease := cluster.NewLease(network, c.replicas.me, leases, log, c.replicas.times)
 	r := &replica{lease: lease, frontiers: frontiers, poke: c.replicas.forwarder.Poke}
 	return r, &publish.Share{Blobs: blobs, Confirm: lease.Confirm}, nil
+}
+
+// shareStatus lets the status of a network be one over all replicas, until ctx ends.
+func (c *Controller) shareStatus(ctx context.Context, network string) error {
+	if c.replicas == nil {
+		return nil
+	}
+	watchers, err := c.store.Bucket(ctx, serve.WatchersBucket())
+	if err != nil {
+		return err
+	}
+	go c.server.Share(ctx, network, c.replicas.me.ID, watchers)
+	return nil
 }
 
 // leader says which replica leads a network, and whether that is this one.

@@ -145,6 +145,37 @@ func TestReplicasServeTheSameBytes(t *testing.T) {
 	r.same(commit)
 }
 
+// A node's status and connection are known whichever replica it talks to.
+func TestStatusIsOneOverAllReplicas(t *testing.T) {
+	r := memoryReplicas(t, 2)
+	r.same(r.repo.Head())
+	leader, follower := r.leader()
+	a := follower.agent("prod", "a")
+	s := a.open()
+	defer s.close()
+	a.take(s.next(t))
+	for _, w := range []*world{leader, follower} {
+		w.await("a is connected", func(f protocol.FleetStatus) bool {
+			z := zoneOf(f, "prod")
+			return z != nil && len(z.Nodes) == 3 && z.Nodes[0].Connected && !z.Nodes[1].Connected
+		})
+	}
+	status := protocol.NodeStatus{Network: r.name, Zone: "prod", Node: "a", Conditions: []protocol.Condition{}}
+	status.Applied.Serial = 77
+	body, err := protocol.Encode(status)
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := protocol.ReportPath(r.name, "prod", "a")
+	if resp, text := follower.do(follower.as("a", call{method: http.MethodPost, path: path, body: body})); resp.StatusCode != http.StatusNoContent {
+		t.Fatalf("report: %d %s", resp.StatusCode, text)
+	}
+	leader.await("a's report", func(f protocol.FleetStatus) bool {
+		n := zoneOf(f, "prod").Nodes[0]
+		return n.Status != nil && n.Status.Applied.Serial == 77
+	})
+}
+
 func TestFollowersForwardWhatNeedsTheLeader(t *testing.T) {
 	r := memoryReplicas(t, 2)
 	commit := r.repo.Head()

@@ -234,7 +234,11 @@ func (c *Controller) start(ctx context.Context, cfg config.Network) error {
 		return err
 	}
 	ctx, stop := context.WithCancel(ctx)
-	if err := c.register(ctx, n); err != nil {
+	err = c.register(ctx, n)
+	if err == nil {
+		err = c.shareStatus(ctx, cfg.Name)
+	}
+	if err != nil {
 		stop()
 		return errors.Join(fmt.Errorf("network %s: %w", cfg.Name, err), n.src.Close())
 	}

@@ -128,6 +128,7 @@ func (n *network) promote(ctx context.Context, term uint64) error {
 	if offered != nil && n.vouched(&offered.State) {
 		n.setState(&offered.State)
 	}
+	n.published.Store(nil) // nobody is enrolled by rules of an earlier leadership
 	n.current, n.compiled, n.judged, n.expiry, n.seen, n.stuck = nil, "", "", time.Time{}, 0, ""
 	n.replica.term, n.replica.revision = term, revision
 	return n.shareState(ctx, n.state)

@@ -244,6 +244,7 @@ func (p *Publisher) Refuse(zone string, digest peermap.Digest, keyID, why string
 		}
 	}
 	z.setPending(&next)
+	p.announcePending()
 	return nil
 }
 

@@ -296,7 +296,8 @@ func pack(data []byte) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return enc.EncodeAll(data, nil), enc.Close()
+	packed := enc.EncodeAll(data, nil)
+	return packed, enc.Close()
 }
 
 func unpack(packed []byte) ([]byte, error) {

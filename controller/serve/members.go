@@ -19,6 +19,9 @@ type network struct {
 	Network
 	seed maphash.Seed
 
+	// elsewhere is what other replicas say of their nodes.
+	elsewhere elsewhere
+
 	mu    sync.Mutex
 	zones map[string]*zone
 }
@@ -123,20 +126,29 @@ type storedStatus struct {
 // loadStatuses reads what was kept before a restart. A value that cannot be read is dropped: it will be reported again.
 func (n *network) loadStatuses(ctx context.Context, log *slog.Logger) error {
 	return n.Status.Each(ctx, n.Name, func(key string, value []byte) error {
-		var s storedStatus
-		if err := protocol.Decode(value, protocol.MaxStatusBytes+1<<10, &s); err != nil {
+		s, err := decodeStored(key, value)
+		if err != nil {
 			log.Warn("kept status dropped", "key", key, "error", err)
 			return nil
 		}
-		parts := strings.Split(key, ".")
-		if len(parts) != 3 || s.Status.Zone != parts[1] || s.Status.Node != parts[2] {
-			return nil
-		}
-		m := n.zone(parts[1]).member(parts[2])
+		m := n.zone(s.Status.Zone).member(s.Status.Node)
 		m.lastSeen.Store(s.LastSeen)
 		m.status = &s.Status
 		return nil
 	})
+}
+
+// decodeStored reads what is kept under network.zone.node.
+func decodeStored(key string, value []byte) (storedStatus, error) {
+	var s storedStatus
+	if err := protocol.Decode(value, protocol.MaxStatusBytes+1<<10, &s); err != nil {
+		return storedStatus{}, err
+	}
+	parts := strings.Split(key, ".")
+	if len(parts) != 3 || s.Status.Zone != parts[1] || s.Status.Node != parts[2] {
+		return storedStatus{}, errors.New("it is of another node")
+	}
+	return s, nil
 }
 
 // replay remembers the IDs of proofs until they are too old to be used again: a hash with a secret seed and an expiry, 16

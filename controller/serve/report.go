@@ -129,7 +129,7 @@ func (z *zone) entry(node *publish.Node, snap *publish.Snapshot) protocol.FleetE
 		e.Behind = "never seen"
 		return e
 	}
-	e.Connected = m.watches.Load() > 0
+	e.Connected = m.watches.Load() > 0 || z.net.elsewhere.connected(z.name, node.Name, time.Now())
 	if at := m.lastSeen.Load(); at > 0 {
 		e.LastSeen = time.Unix(at, 0).UTC()
 	}

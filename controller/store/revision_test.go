@@ -276,8 +276,25 @@ func exerciseList(t *testing.T, s store.Store) {
 	for _, c := range list {
 		text = append(text, fmt.Sprintf("%s/%s/%d", c.Name, c.TTL, c.MaxValueBytes))
 	}
-	want := "revisions/0s/1024 short/1s/0 status/0s/1024 watched/0s/0"
+	want := "revisions/0s/1024 settling/0s/0 short/1s/0 status/0s/1024 watched/0s/0"
 	if got := strings.Join(text, " "); got != want {
 		t.Errorf("buckets are %s, want %s", got, want)
+	}
+}
+
+func exerciseSettled(t *testing.T, s store.Store) {
+	b := bucket(t, s, store.BucketConfig{Name: "settling"})
+	for i := range 20 {
+		key := fmt.Sprint("n.", i)
+		if err := errors.Join(b.Put(t.Context(), key, []byte(key)), b.Put(t.Context(), "m.other", nil)); err != nil {
+			t.Fatal(err)
+		}
+		told := map[string]bool{}
+		if err := store.Settled(t.Context(), b, "n", func(c store.Change) { told[c.Key] = true }); err != nil {
+			t.Fatal(err)
+		}
+		if !told[key] || len(told) != i+1 {
+			t.Fatalf("after %s: %v", key, told)
+		}
 	}
 }

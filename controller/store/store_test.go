@@ -57,6 +57,7 @@ func TestStoresBehaveAlike(t *testing.T) {
 			t.Run("watch", func(t *testing.T) { exerciseWatch(t, s) })
 			t.Run("blobs", func(t *testing.T) { exerciseBlobs(t, s) })
 			t.Run("ttl", func(t *testing.T) { exerciseTTL(t, s) })
+			t.Run("settled", func(t *testing.T) { exerciseSettled(t, s) })
 			t.Run("list", func(t *testing.T) { exerciseList(t, s) })
 			again, err := s.Bucket(t.Context(), store.BucketConfig{Name: "status", MaxValueBytes: 1 << 10})
 			if err != nil {
