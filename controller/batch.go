@@ -5,8 +5,8 @@ import "time"
 // batchWindow is how long changes of bindings are gathered unless the configuration says otherwise.
 const batchWindow = 250 * time.Millisecond
 
-// witnessTime is how long a generation that waits for witnesses is left alone when only bindings have changed: were it
-// replaced by each enrolment, a steady stream of them would never let a witness finish.
+// witnessTime is how long a generation that waits for witnesses is left alone when only bindings have changed or ended:
+// were it replaced each time, a steady stream would never let a witness finish. Agents end what has ended by themselves.
 const witnessTime = 15 * time.Second
 
 // batch decides when changes of bindings are published: the first at once, what follows within a window together.
@@ -27,17 +27,20 @@ type batch struct {
 // change notes that the bindings are not those that were published.
 func (b *batch) change() { b.waiting = true }
 
+// floor is until when a generation that waits for witnesses is left alone.
+func (b *batch) floor() time.Time { return b.last.Add(witnessTime) }
+
 // due is when the waiting changes are to be published; false if none wait. pending says that what was published last
 // still waits for witnesses.
 func (b *batch) due(pending bool) (time.Time, bool) {
 	if !b.waiting {
 		return time.Time{}, false
 	}
-	pause := max(b.window, b.cost)
-	if pending {
-		pause = max(pause, witnessTime)
+	due := b.last.Add(max(b.window, b.cost))
+	if floor := b.floor(); pending && due.Before(floor) {
+		due = floor
 	}
-	return b.last.Add(pause), true
+	return due, true
 }
 
 // done notes a publication that began and ended at these instants.

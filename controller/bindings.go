@@ -65,14 +65,17 @@ func (n *network) nextTurn() (time.Duration, <-chan struct{}) {
 		if left <= 0 {
 			left = overdue
 		}
-		wait = min(wait, left)
-	}
-	if !n.batch.waiting {
-		return wait, nil
+		wait = left
 	}
 	pending, settled := n.publisher.Pending()
-	due, _ := n.batch.due(unanswered(pending))
-	return min(wait, max(0, time.Until(due))), settled
+	asked := unanswered(pending)
+	if asked {
+		wait = max(wait, time.Until(n.batch.floor()))
+	}
+	if due, ok := n.batch.due(asked); ok {
+		wait = min(wait, time.Until(due))
+	}
+	return max(0, wait), settled
 }
 
 // unanswered says whether a generation waits for witnesses none of whom has refused it.
@@ -85,9 +88,12 @@ func (n *network) takeTurn(ctx context.Context) {
 	if n.current == nil {
 		return
 	}
+	now := time.Now()
 	pending, _ := n.publisher.Pending()
-	due, waiting := n.batch.due(unanswered(pending))
-	if n.expired() || waiting && !time.Now().Before(due) {
+	asked := unanswered(pending)
+	due, waiting := n.batch.due(asked)
+	ended := n.expired() && !(asked && now.Before(n.batch.floor()))
+	if ended || waiting && !now.Before(due) {
 		_ = n.timed(ctx, n.recompile) // logged, shown as the zones' problem, and tried again
 	}
 }

@@ -339,6 +339,9 @@ func (n *network) Describe(f *protocol.FleetStatus) {
 		f.Refused = &r
 	}
 	f.Rejected = n.left[:min(len(n.left), maxRejected)]
+	if n.enrolment != nil {
+		f.Waiting = n.enrolment.CountWaiting()
+	}
 	n.describeReplica(f)
 }
 

@@ -27,7 +27,11 @@ func TestRootsAreServedByTheirVersion(t *testing.T) {
 // A rule that has ended while nothing can be signed must not make the loop spin.
 func TestOverdueRuleIsNoReasonToSpin(t *testing.T) {
 	now := time.Unix(1_800_000_000, 0)
-	n := &network{now: func() time.Time { return now }, expiry: now.Add(-time.Hour), current: &accepted{}}
+	publisher, err := publish.Open(publish.Options{Network: "acme", Dir: t.TempDir()}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := &network{now: func() time.Time { return now }, expiry: now.Add(-time.Hour), current: &accepted{}, publisher: publisher}
 	if got, _ := n.nextTurn(); got < time.Second {
 		t.Errorf("looks again after %s", got)
 	}
