@@ -5,6 +5,9 @@
 //	                              ▼     │ boot                         ▼
 //	                            cache ──┘                           status ──▶ unix socket, controller, metrics
 //
+// Beside this stream, package enrol makes a host a member by an identity where its keys do not stand in git; package keys
+// holds the keys, and those that follow them.
+//
 // Promises:
 //   - The host is brought to its last good state before the first byte goes to the network, and the interface is never
 //     deleted to start over.
@@ -12,7 +15,8 @@
 //     condition says what happened, in words.
 //   - What has been seen (epoch, serial) is on disk before the host changes, so that a restart cannot be talked back.
 //   - A change is confirmed or undone; a generation that had to be undone is quarantined until another one arrives.
-//   - What runs out (notAfter) runs out on time, also without a controller.
+//   - What runs out (notAfter) runs out on time, also without a controller, a cache, or either.
+//   - A change of keys loses no interface, and never both sets of keys.
 //
 // One process serves all zones of a host; the zones share nothing but the process. Package agent and what it imports
 // know no git, no YAML loader and no server.

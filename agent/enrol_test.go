@@ -550,3 +550,31 @@ func TestRotationWithHalfOfItInGit(t *testing.T) {
 func (a *Agent) rotate(ctx context.Context) (control.Rotation, error) {
 	return controls{a}.Rotate(ctx, "")
 }
+
+// TestFromAnIdentityToGit: a host that a person joined gets a Node document; when its binding has run out it goes on as a
+// node from git, and nothing is left to complain of.
+func TestFromAnIdentityToGit(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.publish(func(z *agenttest.Zone) { z.Nodes = w.nodes[1:] })
+	w.start()
+	w.awaitCondition(status.NotMember, true, "")
+	w.awaitSocket()
+	if _, err := w.control().Join(t.Context(), control.Join{IDToken: testToken}); err != nil {
+		t.Fatal(err)
+	}
+	w.awaitApplied(w.admit().Zone.Serial)
+	w.clock.Advance(2 * time.Hour)
+	w.awaitCondition(status.EnrolmentExpired, true, "")
+	w.awaitCondition(status.Ready, false, status.EnrolmentExpired)
+	w.publish(nil) // a stands in git now
+	w.controller.Stop()
+	w.controller.Start()
+	w.awaitApplied(w.serial)
+	w.awaitCondition(status.EnrolmentExpired, false, "")
+	w.awaitCondition(status.EnrolmentNeeded, false, "")
+	w.awaitCondition(status.Ready, true, "")
+	if z := w.zoneStatus(); z.Enrolment != nil {
+		t.Errorf("status still says %+v", z.Enrolment)
+	}
+}

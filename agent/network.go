@@ -56,7 +56,7 @@ func (z *zone) networkLoop(ctx context.Context) {
 		}
 		z.networkFailed(err)
 		if z.sleep(ctx, pause.next()) {
-			pause.reset() // the controller has just bound this node, and will publish it soon
+			pause.hurry() // the controller has just bound this node, and will publish it soon
 		}
 	}
 }

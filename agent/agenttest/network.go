@@ -229,6 +229,7 @@ func (n *Network) Publish(z Zone) *Generation {
 	if len(z.Ranges) == 0 {
 		z.Ranges = []netip.Prefix{netip.MustParsePrefix("10.1.0.0/16")}
 	}
+	z.Nodes = slices.Clone(z.Nodes) // the caller may go on editing its own while this generation is served
 	g := &Generation{Network: n, Zone: z, Views: map[string]View{}, Artefacts: map[peermap.Digest][]byte{}}
 	nodes := slices.Clone(z.Nodes)
 	slices.SortFunc(nodes, func(a, b Node) int { return strings.Compare(a.Name, b.Name) })

@@ -19,8 +19,9 @@ const (
 	// maxRequest bounds what a client may say: two tokens and some words. maxAnswer bounds what it reads.
 	maxRequest = 48 << 10
 	maxAnswer  = 256 << 10
-	// patience bounds one call: the agent may have to ask several controllers.
-	patience = 90 * time.Second
+	// patience bounds one call: the agent may have to ask several controllers. The client waits a little longer, to hear why.
+	patience = 80 * time.Second
+	longer   = 5 * time.Second
 )
 
 // ErrNoZone says that the host is not configured for the zone that was asked for, or that none was named and it has several.
@@ -29,7 +30,9 @@ var ErrNoZone = errors.New("no such zone on this host")
 // Handle puts the handlers of c on the mux of the status socket.
 func Handle(mux *http.ServeMux, c Controls) {
 	mux.HandleFunc("GET "+PathEnrolment, func(w http.ResponseWriter, r *http.Request) {
-		out, err := c.Enrolment(r.Context(), r.URL.Query().Get("zone"))
+		ctx, cancel := context.WithTimeout(r.Context(), patience)
+		defer cancel()
+		out, err := c.Enrolment(ctx, r.URL.Query().Get("zone"))
 		answer(w, out, err)
 	})
 	mux.HandleFunc("GET "+PathRotate, func(w http.ResponseWriter, r *http.Request) {
@@ -59,7 +62,9 @@ func handle[In, Out any](mux *http.ServeMux, path string, do func(context.Contex
 			protocol.NewProblem(http.StatusBadRequest, protocol.CodeBadRequest, err.Error()).Write(w)
 			return
 		}
-		out, err := do(r.Context(), in)
+		ctx, cancel := context.WithTimeout(r.Context(), patience)
+		defer cancel()
+		out, err := do(ctx, in)
 		answer(w, out, err)
 	})
 }
@@ -106,7 +111,7 @@ func NewClient(path string) *Client {
 		},
 		DisableKeepAlives: true,
 	}
-	return &Client{path: path, http: &http.Client{Transport: transport, Timeout: patience}}
+	return &Client{path: path, http: &http.Client{Transport: transport, Timeout: patience + longer}}
 }
 
 // Enrolment asks how a zone stands and how to join it.

@@ -207,11 +207,20 @@ func (m *Member) Disowned() {
 	}
 }
 
-// Owned tells that the controller knows this node.
+// Owned tells that the controller knows this node. If it does so long after the binding has run out, the node's keys stand in
+// git by now, and the binding is forgotten.
 func (m *Member) Owned() {
 	m.mu.Lock()
-	defer m.mu.Unlock()
 	m.state.disowned = false
+	b := m.state.binding
+	inGit := b != nil && !m.opt.Configured && m.opt.Now().Sub(time.Unix(b.Expires, 0)) > m.opt.Times.Patience
+	m.mu.Unlock()
+	if !inGit {
+		return
+	}
+	if err := m.keep(func(s *state) { *s = state{attempts: s.attempts, failures: s.failures} }); err != nil {
+		m.opt.Logger.Warn("the binding that ran out cannot be forgotten", "error", err)
+	}
 }
 
 // Left says whether a person took the host out of the zone.
