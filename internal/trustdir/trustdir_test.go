@@ -1,10 +1,12 @@
 package trustdir_test
 
 import (
+	"crypto/rand"
 	"errors"
 	"maps"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -240,5 +242,42 @@ func TestSealFile(t *testing.T) {
 		if _, err := trustdir.ParseSeal([]byte(bad)); err == nil {
 			t.Errorf("accepted %.30q", bad)
 		}
+	}
+}
+
+// TestIdentities: what the document says of identities and enrolment is what the root keys sign.
+func TestIdentities(t *testing.T) {
+	f := newFolder(t, 1)
+	key, err := signer.GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	line := `{"kty":"OKP", "crv":"Ed25519", "kid":"a", "use":"sig", "x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}`
+	f.trust.Spec.Keys = append(f.trust.Spec.Keys, spec.TrustKey{Name: "enrol", Ed25519: key.Raw()})
+	f.trust.Spec.Enrolment = spec.Role{Keys: []string{"enrol"}}
+	f.trust.Spec.Appliers.Identities = []spec.ApplierIdentity{{
+		Name: "ci", Issuer: "https://ci.example", Match: map[string]string{"b": "2", "a": "1"}, CommitClaim: "sha",
+	}}
+	f.trust.Spec.Witnesses.Identities = []spec.WitnessIdentity{{
+		Name: "second", Issuer: "https://ci.example", Match: map[string]string{"a": "1"}, Keys: []string{line},
+	}}
+	f.trust.Spec.Version = 2
+	f.trust.Write(f.repo, f.root)
+	d, err := trustdir.Read(lookup(f.files()), "corp", f.trust.Pin())
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := signer.ApplierIdentity{
+		Name: "ci", Issuer: "https://ci.example", Audience: "apex", Match: []signer.ClaimRule{{Claim: "a", Pattern: "1"}, {Claim: "b", Pattern: "2"}},
+		CommitClaim: "sha",
+	}
+	if got := d.Root.ApplierIdentities; len(got) != 1 || !reflect.DeepEqual(got[0], want) {
+		t.Errorf("%+v", got)
+	}
+	if got := d.Root.WitnessIdentities; len(got) != 1 || len(got[0].Keys) != 1 || strings.ContainsAny(got[0].Keys[0], " ") {
+		t.Errorf("%+v", got)
+	}
+	if !d.Root.HasRole(key.Public().ID(), signer.RoleEnrolment) {
+		t.Error("no enrolment key")
 	}
 }
