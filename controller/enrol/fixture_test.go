@@ -77,7 +77,6 @@ type world struct {
 	pub      atomic.Pointer[Published]
 	static   *machine
 	commits  int
-	log      bytes.Buffer
 }
 
 func newWorld(t testing.TB) *world {
