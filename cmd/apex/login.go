@@ -141,10 +141,5 @@ func readSession(s cli.Streams, name string) (*login.Session, error) {
 	return &session, nil
 }
 
-// agentError says what a refusal at the agent's socket means for the exit code, and what to do without an agent.
-func agentError(err error) error {
-	if errors.Is(err, status.ErrNoAgent) {
-		return fmt.Errorf("%w: is apex-agent running on this host, and --socket its socket?", err)
-	}
-	return coded(err)
-}
+// agentError gives a refusal at the agent's socket its exit code; most are the controller's own.
+func agentError(err error) error { return coded(err) }

@@ -16,7 +16,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"apex": main})
+	testscript.Main(m, map[string]func(){"apex": main, "host": program("host", host), "person": program("person", person)})
 }
 
 // buildController compiles apex-controller, which scripts find in their PATH.
@@ -76,7 +76,7 @@ func TestScripts(t *testing.T) {
 		Dir: "testdata/script",
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"await": await, "commit": commit, "hides": hides, "readenv": readenv, "workflow": runWorkflow, "pipeline": runPipeline,
-			"issuer": issuers.start, "mint": issuers.mint, "github": issuers.github,
+			"dex": dex, "issuer": issuers.start, "mint": issuers.mint, "github": issuers.github,
 		},
 		Setup: func(e *testscript.Env) error {
 			home := filepath.Join(e.WorkDir, "home")
