@@ -46,5 +46,12 @@ var controllerAdvice = map[string]string{
 	"apex_controller_watches":                            "Should equal the agents times their zones.",
 	"apex_controller_watches_dropped_total":              "Steady rise: clients on bad links, or a proxy with a short time-out.",
 	"apex_controller_watch_updates_total":                "Generations delivered.",
+	"apex_controller_bindings":                           "Falls by itself only as members leave or have been gone for a week.",
+	"apex_controller_bindings_ended_total":               "`disconnected` with a jump: a proxy or the network cut many ephemeral nodes off for longer than the grace.",
+	"apex_controller_enrolments_total":                   "`provider-unavailable`: nobody can join by that provider, members stay. `too-many` rises: a flood, or limits that are too low. `replayed`: a token was stolen, or a script uses one twice.",
+	"apex_controller_enrolments_waiting":                 "Above 0 for hours: somebody waits for `apex enrol approve`.",
+	"apex_controller_enrolment_duration_seconds":         "Seconds: the provider is slow.",
+	"apex_controller_bindings_rejected":                  "`clash` or `over maximum`: two want the same. `no rule`: a commit took members away.",
+	"apex_controller_generation_enrolled_nodes":          "A sudden fall: a rule or a group changed.",
 	"apex_controller_watch_sent_bytes_total":             "Bandwidth of changes, before TLS.",
 }

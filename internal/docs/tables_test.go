@@ -29,7 +29,7 @@ func TestTables(t *testing.T) {
 	for name, table := range map[string]string{
 		"conditions":         conditions(),
 		"agent metrics":      metrics(t, agentAdvice, "agent"),
-		"controller metrics": metrics(t, controllerAdvice, "controller", "controller/serve", "controller/publish"),
+		"controller metrics": metrics(t, controllerAdvice, "controller", "controller/serve", "controller/publish", "controller/enrol"),
 	} {
 		if want, err = between(want, name, table); err != nil {
 			t.Fatalf("%s: %v", path, err)
