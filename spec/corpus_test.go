@@ -2,6 +2,7 @@ package spec_test
 
 import (
 	"bytes"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -144,5 +145,38 @@ func TestGoodCorpus(t *testing.T) {
 				t.Error(d)
 			}
 		})
+	}
+}
+
+// TestGoodCorpusRoundTrip holds Marshal, Load and Format to every field of every kind.
+func TestGoodCorpusRoundTrip(t *testing.T) {
+	paths, err := filepath.Glob("testdata/good/*.txtar")
+	if err != nil || len(paths) == 0 {
+		t.Fatalf("%v %v", paths, err)
+	}
+	for _, path := range paths {
+		data, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range corpusFiles(nil, path, data, true) {
+			if !spec.IsSource(f.Path) {
+				continue
+			}
+			roundTrip(t, f.Data)
+			once, err := spec.Format(f.Data)
+			if errors.Is(err, spec.ErrFormat) && strings.Contains(err.Error(), "comment") {
+				continue // better not formatted than without its comments
+			}
+			if err != nil {
+				t.Fatalf("%s: %s: %v", path, f.Path, err)
+			}
+			if _, list := spec.Load([]spec.File{{Path: f.Path, Data: once}}); !sound(list) {
+				t.Errorf("%s: %s: formatting makes problems: %v", path, f.Path, list)
+			}
+			if twice, err := spec.Format(once); err != nil || !bytes.Equal(once, twice) {
+				t.Errorf("%s: %s: formatting twice changes it again: %v", path, f.Path, err)
+			}
+		}
 	}
 }

@@ -243,8 +243,17 @@ func sameMeaning(a, b []byte) error {
 	return nil
 }
 
+// textTag gives the tag of strings for that of instants: the language reads both as text, and between braces an instant is
+// written in quotes.
+func textTag(tag string) string {
+	if tag == "!!timestamp" {
+		return "!!str"
+	}
+	return tag
+}
+
 func sameTree(a, b *yaml.Node) bool {
-	if a.Kind != b.Kind || a.Tag != b.Tag || a.Value != b.Value || len(a.Content) != len(b.Content) {
+	if a.Kind != b.Kind || textTag(a.Tag) != textTag(b.Tag) || a.Value != b.Value || len(a.Content) != len(b.Content) {
 		return false
 	}
 	if a.Kind != yaml.MappingNode {
