@@ -350,3 +350,21 @@ func TestRootRefusesIdentities(t *testing.T) {
 		t.Error("it does not read back")
 	}
 }
+
+// FuzzWitnessToken: whatever stands in place of a token, only what the issuer's key signed is taken, and nothing panics.
+func FuzzWitnessToken(f *testing.F) {
+	k := newCIKey(f, "EdDSA")
+	r, g, env := ciRoot(f, k)
+	good := k.mint(ciClaims(g, nil))
+	for _, seed := range []string{good, good + "A", "..", "e30.e30.e30", strings.Replace(good, ".", "..", 1), `{"payload":"e30"}`} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, token string) {
+		if len(token) == 0 || len(token) > MaxSignatureBytes {
+			return // no envelope holds it
+		}
+		if q, err := r.CheckManifest(withToken(env, "ci", token)); err == nil && q.Met() && token != good {
+			t.Errorf("%q signs the manifest", token)
+		}
+	})
+}
