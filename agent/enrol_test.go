@@ -578,3 +578,33 @@ func TestFromAnIdentityToGit(t *testing.T) {
 		t.Errorf("status still says %+v", z.Enrolment)
 	}
 }
+
+// TestANewHostIsToldEverythingAtOnce: the trust roots, then the watch, and nothing else.
+func TestANewHostIsToldEverythingAtOnce(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.publish(nil)
+	w.start()
+	w.awaitApplied(1)
+	for resource, want := range map[string]int64{"root": 2, "watch": 1, "timestamp": 0, "manifest": 0, "view": 0, "artefact": 0} {
+		if got := w.controller.Requests(resource); got != want {
+			t.Errorf("%d requests of %s, want %d", got, resource, want)
+		}
+	}
+}
+
+// TestAProxyThatKeepsTheWatchBack: a new host gets its first generation step by step.
+func TestAProxyThatKeepsTheWatchBack(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.edit = func(o *Options) { o.Times.Grace = 200 * time.Millisecond }
+	w.controller.Override("watch", func(rw http.ResponseWriter, r *http.Request) bool {
+		rw.Header().Set("Content-Type", protocol.TypeEvents)
+		rw.(http.Flusher).Flush()
+		<-r.Context().Done()
+		return true
+	})
+	w.publish(nil)
+	w.start()
+	w.awaitApplied(1)
+}

@@ -2,7 +2,6 @@ package agent
 
 import (
 	"fmt"
-	"net/http"
 	"net/netip"
 	"path/filepath"
 	"slices"
@@ -106,7 +105,7 @@ func (j *JoinConfig) ask() enrol.Ask {
 }
 
 // source is where the host's tokens come from; nil if a person brings them.
-func (j *JoinConfig) source(client *oidcclient.Client, transport http.RoundTripper) token.Source {
+func (j *JoinConfig) source(client *oidcclient.Client) token.Source {
 	switch {
 	case j == nil:
 		return nil
@@ -117,7 +116,7 @@ func (j *JoinConfig) source(client *oidcclient.Client, transport http.RoundTripp
 	case len(j.TokenCommand) > 0:
 		return token.Command{Argv: j.TokenCommand}
 	case j.GitHub:
-		return token.GitHub{Transport: transport}
+		return token.GitHub{}
 	case j.ClientCredentials != nil:
 		c := j.ClientCredentials
 		return token.ClientCredentials{

@@ -20,19 +20,20 @@ var errStep = errors.New("a full step is needed")
 
 // networkLoop alone talks to controllers and verifies. Its states:
 //
-//	            step needed                      held is what is current
-//	starting ──────────────▶ stepping (Sync) ──────────────────────────▶ watching ──┐ timestamp, update, heartbeat
-//	   │                        │  ▲                                        │  ▲    │
-//	   │  a generation is held  │  └── a frame of no use, stale, root walk ─┤  └────┘
-//	   └────────────────────────┼─────────────▶ watching                    │
-//	                            ▼                                           ▼
-//	                        pausing (back-off, next controller) ◀── stream broken
+//	            a generation is held, or the trust roots are           held is what is current
+//	starting ───────────────────────────────────────────▶ watching ◀──────────────────────── stepping (Sync)
+//	                                                      │  ▲  │ timestamp, update,               ▲  ▲
+//	                                                      │  └──┘ heartbeat                        │  │
+//	                                                      ├── a frame of no use, stale, silence ───┘  │
+//	                                                      └── stream broken ──▶ pausing ──────────────┘
+//	                                                                     (back-off, next controller)
 //
-// A reconnect begins with the watch itself, which brings whatever is newer: a restarted controller is asked one thing.
-// Where a watch brings nothing at all (a proxy that does not stream), every attempt is a full step: polling.
+// A connection begins with the watch itself, which brings whatever is newer: a restarted controller is asked one thing, and
+// a new host needs but the trust roots before it. Where a watch brings nothing at all (a proxy that does not stream), every
+// attempt is a full step: polling.
 func (z *zone) networkLoop(ctx context.Context) {
 	pause := newBackoff(z.opt.Times.BackoffMin, z.opt.Times.BackoffMax)
-	step := !z.follower.Current().Complete()
+	first, step := !z.follower.Current().Complete(), false
 	walked := z.now()
 	for ctx.Err() == nil {
 		if z.member.Left() {
@@ -40,12 +41,12 @@ func (z *zone) networkLoop(ctx context.Context) {
 			step = true
 			continue
 		}
-		heard, err := z.follow(ctx, step, &walked)
+		heard, err := z.follow(ctx, first, step, &walked)
 		if heard {
 			pause.reset()
 		}
 		z.disconnected()
-		step = true
+		first, step = false, true
 		if ctx.Err() != nil || errors.Is(err, errStep) {
 			continue
 		}
@@ -54,6 +55,7 @@ func (z *zone) networkLoop(ctx context.Context) {
 		if errors.Is(err, fetch.ErrDenied) && z.otherIdentity() {
 			continue
 		}
+		first = !z.follower.Current().Complete() && (errors.Is(err, fetch.ErrDenied) || errors.Is(err, fetch.ErrNotFound))
 		z.networkFailed(err)
 		if z.sleep(ctx, pause.next()) {
 			pause.hurry() // the controller has just bound this node, and will publish it soon
@@ -82,9 +84,15 @@ func (z *zone) rest(ctx context.Context) {
 }
 
 // follow does a full step if one is needed, then watches until something ends that. It reports whether the watch brought
-// anything.
-func (z *zone) follow(ctx context.Context, step bool, walked *time.Time) (heard bool, err error) {
-	if step {
+// anything. The first time on a host that holds nothing, it takes the trust roots and leaves all the rest to the watch.
+func (z *zone) follow(ctx context.Context, first, step bool, walked *time.Time) (heard bool, err error) {
+	switch {
+	case first:
+		if err := z.follower.Roots(ctx); err != nil {
+			return false, err
+		}
+		*walked = z.now()
+	case step:
 		if _, err := z.follower.Sync(ctx); err != nil {
 			return false, err
 		}
@@ -92,7 +100,15 @@ func (z *zone) follow(ctx context.Context, step bool, walked *time.Time) (heard 
 		z.verified()
 	}
 	held, identity := z.follower.Current(), z.identity().Raw()
-	stream, err := z.client.Watch(ctx, held.State.ManifestDigest(), held.View)
+	watch, end := context.WithCancelCause(ctx)
+	defer end(nil)
+	// A host that holds nothing is told everything at once. Where a proxy keeps that back, a full step asks for it.
+	overdue := time.AfterFunc(z.opt.Times.Grace, func() { end(errStep) })
+	defer overdue.Stop()
+	if !first {
+		overdue.Stop()
+	}
+	stream, err := z.client.Watch(watch, held.State.ManifestDigest(), held.View)
 	if err != nil {
 		return false, err
 	}
@@ -102,6 +118,7 @@ func (z *zone) follow(ctx context.Context, step bool, walked *time.Time) (heard 
 		if err != nil {
 			return heard, err
 		}
+		overdue.Stop()
 		heard = true
 		z.connected()
 		z.proven(identity)
