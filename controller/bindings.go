@@ -133,11 +133,14 @@ func rejections(out *build.Outcome) []protocol.RejectedBinding {
 	var list []protocol.RejectedBinding
 	for _, f := range out.Faulty {
 		list = append(list, protocol.RejectedBinding{
-			Zone: f.Zone, Node: f.Node, Binding: f.Binding, Reason: "Faulty", Detail: "the zone does not compile with it: " + f.Err.Error(),
+			Zone: f.Zone, Node: f.Node, Binding: f.Binding, Reason: "Faulty",
+			Detail: "the zone does not compile with it: " + f.Err.Error(),
 		})
 	}
 	for _, r := range out.Admitted.Rejected {
-		list = append(list, protocol.RejectedBinding{Zone: r.Zone, Node: r.Node, Binding: r.Binding, Reason: string(r.Reason), Detail: r.Detail})
+		list = append(list, protocol.RejectedBinding{
+			Zone: r.Zone, Node: r.Node, Binding: r.Binding, Reason: string(r.Reason), Detail: r.Detail,
+		})
 	}
 	slices.SortStableFunc(list, func(a, b protocol.RejectedBinding) int {
 		return cmp.Or(cmp.Compare(a.Zone, b.Zone), cmp.Compare(a.Node, b.Node))

@@ -92,7 +92,8 @@ func mapVerify(ctx context.Context, s cli.Streams, dir, pin, format string, f re
 
 // enrolledIn asks for the bindings in force if any zone has enrolled nodes.
 func enrolledIn(ctx context.Context, r *client.Client, fleet protocol.FleetStatus) ([]*binding.Signed, error) {
-	if !slices.ContainsFunc(fleet.Zones, func(z protocol.ZoneStatus) bool { return z.Current != nil && z.Current.Enrolled > 0 }) {
+	enrolled := func(z protocol.ZoneStatus) bool { return z.Current != nil && z.Current.Enrolled > 0 }
+	if !slices.ContainsFunc(fleet.Zones, enrolled) {
 		return nil, nil
 	}
 	list, err := r.Enrolments(ctx)
@@ -111,7 +112,9 @@ func enrolledIn(ctx context.Context, r *client.Client, fleet protocol.FleetStatu
 }
 
 // verifyZone arrives at a zone's manifest from git and the bindings in force. Number, predecessor and expiry are the controller's to choose.
-func verifyZone(ctx context.Context, local *gitsource.Local, trust verify.Trust, z protocol.ZoneStatus, enrolled []*binding.Signed) verdict {
+func verifyZone(
+	ctx context.Context, local *gitsource.Local, trust verify.Trust, z protocol.ZoneStatus, enrolled []*binding.Signed,
+) verdict {
 	v := verdict{Zone: z.Zone, Generation: fmt.Sprintf("%d.%d", z.Current.Epoch, z.Current.Serial), Commit: z.Current.Commit}
 	if err := compareZone(ctx, local, trust, z, enrolled); err != nil {
 		v.Reason = err.Error()
@@ -119,13 +122,15 @@ func verifyZone(ctx context.Context, local *gitsource.Local, trust verify.Trust,
 	}
 	v.Equal, v.Reason = true, "git says the same, byte for byte"
 	if z.Current.Enrolled > 0 {
-		v.Reason = fmt.Sprintf("git and the bindings of %d enrolled nodes say the same, byte for byte; only a witness judges what the bindings rest on",
-			z.Current.Enrolled)
+		v.Reason = fmt.Sprintf("git and the bindings of %d enrolled nodes say the same, byte for byte; "+
+			"only a witness judges what the bindings rest on", z.Current.Enrolled)
 	}
 	return v
 }
 
-func compareZone(ctx context.Context, local *gitsource.Local, trust verify.Trust, z protocol.ZoneStatus, enrolled []*binding.Signed) error {
+func compareZone(
+	ctx context.Context, local *gitsource.Local, trust verify.Trust, z protocol.ZoneStatus, enrolled []*binding.Signed,
+) error {
 	env, err := signer.ParseEnvelope(z.Current.Envelope, len(z.Current.Envelope))
 	if err != nil {
 		return fmt.Errorf("served manifest: %w", err)
@@ -175,8 +180,8 @@ func compareZone(ctx context.Context, local *gitsource.Local, trust verify.Trust
 }
 
 // errEnrolled says that a generation cannot be judged, for the bindings that it was made of are not at hand.
-var errEnrolled = errors.New("cannot be judged: nodes have enrolled in this zone, and the bindings in force now are not those that this generation names; " +
-	"they change whenever a node joins, renews or leaves, so try again")
+var errEnrolled = errors.New("cannot be judged: nodes have enrolled in this zone, and the bindings in force now are not " +
+	"those that this generation names; they change whenever a node joins, renews or leaves, so try again")
 
 // localSource makes a person's clone the source of a build: nothing is fetched.
 type localSource struct{ *gitsource.Local }

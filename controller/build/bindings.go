@@ -79,7 +79,9 @@ func (b *Builder) Join(l *Loaded, list []*binding.Signed, root *signer.Root, asO
 	for _, f := range b.faulty {
 		out.Faulty = append(out.Faulty, f)
 	}
-	slices.SortFunc(out.Faulty, func(x, y Faulty) int { return cmp.Or(cmp.Compare(x.Zone, y.Zone), cmp.Compare(x.Node, y.Node)) })
+	slices.SortFunc(out.Faulty, func(x, y Faulty) int {
+		return cmp.Or(cmp.Compare(x.Zone, y.Zone), cmp.Compare(x.Node, y.Node))
+	})
 	return out, nil
 }
 

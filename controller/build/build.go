@@ -150,7 +150,8 @@ func (b *Builder) Load(ctx context.Context, commit string, now time.Time) (l *Lo
 			e = entry{parsed: spec.Parse(file), digest: peermap.DigestOf(file.Data), size: len(file.Data)}
 		}
 		if total += e.size; total > b.most {
-			return nil, final(StageLoad, fmt.Errorf("its documents are larger than %d bytes together: %w", b.most, gitobject.ErrTooLarge))
+			return nil, final(StageLoad,
+				fmt.Errorf("its documents are larger than %d bytes together: %w", b.most, gitobject.ErrTooLarge))
 		}
 		next[f] = e
 		parsed = append(parsed, e.parsed)
@@ -197,7 +198,9 @@ func (b *Builder) contain(stage Stage, err *error) {
 }
 
 // Compile compiles a loaded commit with the bindings that it admitted (nil: none) as of an instant, judged under root.
-func (b *Builder) Compile(l *Loaded, admitted *identity.Admitted, root *signer.Root, asOf time.Time) (zones map[string]*compile.Zone, stats compile.Stats, err error) {
+func (b *Builder) Compile(
+	l *Loaded, admitted *identity.Admitted, root *signer.Root, asOf time.Time,
+) (zones map[string]*compile.Zone, stats compile.Stats, err error) {
 	defer b.contain(StageCompile, &err)
 	in := compile.Input{
 		Repo: l.Repo, Files: l.blobs,

@@ -39,7 +39,9 @@ func (s Shrinkage) String() string {
 // among allowed loses more than the network's share. A zone of before that is missing in zones loses everything; one that
 // is suspended loses nothing. rejected says why bindings are no longer among the members. The error is a *Refusal that
 // says which trailer to add.
-func (l *Loaded) Guard(before map[string]Members, zones map[string]*compile.Zone, rejected []identity.Rejected, allowed []string) error {
+func (l *Loaded) Guard(
+	before map[string]Members, zones map[string]*compile.Zone, rejected []identity.Rejected, allowed []string,
+) error {
 	limit := l.MaxShrinkPercent()
 	taken := map[string]map[string]bool{}
 	for _, r := range rejected {
@@ -60,7 +62,8 @@ func (l *Loaded) Guard(before map[string]Members, zones map[string]*compile.Zone
 		s := shrink(name, before[name], z, taken[name])
 		if (s.Emptied() || s.Percent > limit) && !slices.Contains(allowed, name) {
 			over = append(over, fmt.Errorf(
-				"%s, the network allows %d %%: if that is meant, add a signed commit with the trailer \"Apex-Allow-Shrink: %s\"", s, limit, name))
+				"%s, the network allows %d %%: if that is meant, add a signed commit with the trailer \"Apex-Allow-Shrink: %s\"",
+				s, limit, name))
 		}
 	}
 	if len(over) > 0 {
@@ -70,7 +73,9 @@ func (l *Loaded) Guard(before map[string]Members, zones map[string]*compile.Zone
 }
 
 // byCommit are the reasons for which a commit takes members away: their binding is as good as before, the rules are not.
-var byCommit = [...]identity.Reason{identity.NoRule, identity.NotGranted, identity.Unapproved, identity.NotDynamic, identity.OverMax}
+var byCommit = [...]identity.Reason{
+	identity.NoRule, identity.NotGranted, identity.Unapproved, identity.NotDynamic, identity.OverMax,
+}
 
 // shrink compares. taken are the enrolled nodes that no rule admits any more; of a zone that is gone (nil), all are.
 func shrink(name string, before Members, after *compile.Zone, taken map[string]bool) Shrinkage {

@@ -58,7 +58,9 @@ type inquiry struct {
 
 // bindings gives those that the manifest's list names, all judged good, or nil if it names none. The error is a refusal,
 // errInquiring, or what may go away.
-func (w *witness) bindings(ctx context.Context, m peermap.Manifest, last *signed, l *build.Loaded, root *signer.Root) ([]*binding.Signed, []byte, error) {
+func (w *witness) bindings(
+	ctx context.Context, m peermap.Manifest, last *signed, l *build.Loaded, root *signer.Root,
+) (out []*binding.Signed, list []byte, err error) {
 	if m.Bindings == (peermap.Digest{}) {
 		return nil, nil, nil
 	}
@@ -75,11 +77,12 @@ func (w *witness) bindings(ctx context.Context, m peermap.Manifest, last *signed
 			return nil, nil, errInquiring
 		}
 	}
-	out := make([]*binding.Signed, 0, len(entries))
+	out = make([]*binding.Signed, 0, len(entries))
 	for _, e := range entries {
 		s := w.memory.judged[e.Digest]
 		if s.Binding.Network != m.Network || s.Binding.Zone != m.Zone || s.Binding.Node != e.Node {
-			return nil, nil, refusef("binding %s is of node %s of zone %s, not of %s of zone %s", e.Digest, s.Binding.Node, s.Binding.Zone, e.Node, m.Zone)
+			return nil, nil, refusef("binding %s is of node %s of zone %s, not of %s of zone %s",
+				e.Digest, s.Binding.Node, s.Binding.Zone, e.Node, m.Zone)
 		}
 		if w.memory.under[e.Digest] != root.Version {
 			if err := checkSigned(root, s.Envelope); err != nil {
@@ -193,7 +196,9 @@ func (w *witness) inquire(ctx context.Context, m peermap.Manifest, unknown []pee
 }
 
 // judgeBindings judges bindings by their evidence. It gives those that are good also with an error.
-func (w *witness) judgeBindings(ctx context.Context, m peermap.Manifest, unknown []peermap.Digest, at Commit) (good []*binding.Signed, err error) {
+func (w *witness) judgeBindings(
+	ctx context.Context, m peermap.Manifest, unknown []peermap.Digest, at Commit,
+) (good []*binding.Signed, err error) {
 	for len(unknown) > 0 {
 		asked := unknown[:min(len(unknown), protocol.MaxBindingsAsked)]
 		records, err := w.getRecords(ctx, asked)
@@ -218,7 +223,9 @@ func (w *witness) judgeBindings(ctx context.Context, m peermap.Manifest, unknown
 	return good, nil
 }
 
-func (w *witness) judgeBinding(ctx context.Context, m peermap.Manifest, want peermap.Digest, r protocol.BindingRecord, at Commit) (*binding.Signed, error) {
+func (w *witness) judgeBinding(
+	ctx context.Context, m peermap.Manifest, want peermap.Digest, r protocol.BindingRecord, at Commit,
+) (*binding.Signed, error) {
 	s, err := parseSigned(r.Envelope)
 	switch {
 	case err != nil:
@@ -335,7 +342,8 @@ func (w *witness) rotate(list []*binding.Signed, last *signed, asOf int64) ([]re
 		b := &s.Binding
 		for _, key := range []peermap.Key{b.IdentityKey, b.PublicKey} {
 			if r, ok := gone[key]; ok && b.Issued < r.Since {
-				return nil, refusef("binding %s of node %s has a key that was replaced at %s", s.Digest, b.Node, time.Unix(r.Since, 0).UTC())
+				return nil, refusef("binding %s of node %s has a key that was replaced at %s",
+					s.Digest, b.Node, time.Unix(r.Since, 0).UTC())
 			}
 		}
 		old := before[b.Node]
@@ -343,7 +351,8 @@ func (w *witness) rotate(list []*binding.Signed, last *signed, asOf int64) ([]re
 			continue
 		}
 		if b.Issued < old.Binding.Issued {
-			return nil, refusef("binding %s of node %s is older than the one that was signed last, and has other keys", s.Digest, b.Node)
+			return nil, refusef("binding %s of node %s is older than the one that was signed last, and has other keys",
+				s.Digest, b.Node)
 		}
 		next = append(next, replaced{b.Node, old.Binding.PublicKey, old.Binding.IdentityKey, b.Issued, old.Binding.Expires})
 	}

@@ -133,7 +133,9 @@ func (w *witness) checkFrozen(ctx context.Context, m peermap.Manifest, last *sig
 
 // checkMoves keeps a controller from standing still: while it takes the zone no further than what was signed last, the
 // branch's head must be one that cannot be published either, or that suspends the zone.
-func (w *witness) checkMoves(ctx context.Context, m peermap.Manifest, last *signed, ahead verify.Result, enrolled []*binding.Signed) error {
+func (w *witness) checkMoves(
+	ctx context.Context, m peermap.Manifest, last *signed, ahead verify.Result, enrolled []*binding.Signed,
+) error {
 	head := ahead.Accepted.Commit
 	if head == m.Commit {
 		return nil
@@ -203,7 +205,9 @@ func (w *witness) checkNumbers(m peermap.Manifest, last *signed, root *signer.Ro
 }
 
 // compile compiles the manifest's commit as of its instant with the bindings of its list, and gives the zone.
-func (w *witness) compile(m peermap.Manifest, last *signed, result verify.Result, loaded *build.Loaded, enrolled []*binding.Signed) (*compile.Zone, error) {
+func (w *witness) compile(
+	m peermap.Manifest, last *signed, result verify.Result, loaded *build.Loaded, enrolled []*binding.Signed,
+) (*compile.Zone, error) {
 	asOf := time.Unix(m.AsOf, 0)
 	// What the commit takes from those that were members is asked of the bindings that were signed last: those that it
 	// takes are not in the list.
@@ -243,11 +247,14 @@ func (w *witness) compile(m peermap.Manifest, last *signed, result verify.Result
 }
 
 // checkShrink is the shrink guard, against what was signed last.
-func (w *witness) checkShrink(l *build.Loaded, z *compile.Zone, last *signed, rejected []identity.Rejected, allowed []string) error {
+func (w *witness) checkShrink(
+	l *build.Loaded, z *compile.Zone, last *signed, rejected []identity.Rejected, allowed []string,
+) error {
 	if last == nil {
 		return nil
 	}
-	return l.Guard(map[string]build.Members{z.Zone: last.members()}, map[string]*compile.Zone{z.Zone: z}, rejected, allowed)
+	before, after := map[string]build.Members{z.Zone: last.members()}, map[string]*compile.Zone{z.Zone: z}
+	return l.Guard(before, after, rejected, allowed)
 }
 
 var errUnexpected = errors.New("unexpected answer of the controller")
