@@ -18,6 +18,7 @@ import (
 	"github.com/apex-network/apex/controller/store"
 	"github.com/apex-network/apex/internal/natstest"
 	"github.com/apex-network/apex/internal/protocol"
+	"github.com/apex-network/apex/signer"
 )
 
 // fast are the times of a lease in tests.
@@ -34,8 +35,8 @@ type replicas struct {
 }
 
 // memoryReplicas share a store and a bus within the process.
-func memoryReplicas(t *testing.T, n int) *replicas {
-	w := newWorld(t)
+func memoryReplicas(t *testing.T, n int, change ...func(*world)) *replicas {
+	w := newWorld(t, change...)
 	r := &replicas{world: w, bus: cluster.NewMemory(), open: func() store.Store { return w.store }}
 	for i := range n {
 		r.begin(i)
@@ -194,6 +195,37 @@ func TestFollowersForwardWhatNeedsTheLeader(t *testing.T) {
 	if resp.StatusCode != http.StatusOK {
 		t.Fatalf("apply after the takeover: %d %s", resp.StatusCode, body)
 	}
+}
+
+func TestWitnessSignsThroughAFollower(t *testing.T) {
+	var key signer.PrivateKey
+	r := memoryReplicas(t, 2, twoSigners(t, &key))
+	leader, follower := r.leader()
+	stop := follower.witness(key, t.TempDir())
+	r.same(r.repo.Head())
+	stop()
+
+	// The leader ends while a generation waits: the next one proposes it again, under a number of its own.
+	r.node("prod", "d", "10.1.0.4")
+	commit := r.push("Add d")
+	follower.mustApply(commit)
+	pending := zoneOf(leader.fleet(), "prod").Pending
+	if pending == nil || pending.Commit != commit {
+		t.Fatalf("pending %+v", pending)
+	}
+	for i, w := range r.all {
+		if w == leader {
+			r.all[i] = nil
+		}
+	}
+	leader.stop()
+	r.leader()
+	f := follower.await("a pending generation", func(f protocol.FleetStatus) bool { return zoneOf(f, "prod").Pending != nil })
+	if again := zoneOf(f, "prod").Pending; again.Commit != commit || again.Serial <= pending.Serial {
+		t.Errorf("proposed again as serial %d, was %d", again.Serial, pending.Serial)
+	}
+	defer follower.witness(key, t.TempDir())()
+	r.same(commit)
 }
 
 func TestAnotherReplicaTakesOver(t *testing.T) {

@@ -43,7 +43,11 @@ func Restore(ctx context.Context, s store.Store, snap *Snapshot, force bool) err
 	for _, b := range now.Buckets {
 		old[b.Config.Name] = b
 	}
-	for _, b := range snap.Buckets {
+	buckets := snap.Buckets
+	if !slices.ContainsFunc(buckets, func(b Bucket) bool { return b.Config.Name == serials }) {
+		buckets = append(slices.Clone(buckets), Bucket{Config: publish.LedgerBucket()}) // numbers jump whatever was known
+	}
+	for _, b := range buckets {
 		before := old[b.Config.Name]
 		delete(old, b.Config.Name)
 		values, err := merged(b, before)

@@ -111,6 +111,9 @@ func (b natsBus) Listen(subject string, answer func(context.Context, []byte) []b
 			b.answer(ctx, m, answer)
 		})
 	})
+	if err == nil {
+		err = b.conn.FlushTimeout(patience) // the servers know of it now
+	}
 	if err != nil {
 		cancel()
 		return nil, fmt.Errorf("listen on %s: %w", subject, err)
