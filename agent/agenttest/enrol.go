@@ -120,10 +120,13 @@ func (e *Enrolment) info(w http.ResponseWriter, r *http.Request) {
 	script, now := e.play()
 	issuers := script.Issuers
 	if issuers == nil {
-		issuers = []protocol.IssuerInfo{{Name: "corp", URL: "https://id.example", Audience: "apex", ClientID: "apex-cli", Scopes: []string{"openid"}, Bound: true}}
+		issuers = []protocol.IssuerInfo{{
+			Name: "corp", URL: "https://id.example", Audience: "apex", ClientID: "apex-cli", Scopes: []string{"openid"}, Bound: true,
+		}}
 	}
 	e.send(w, http.StatusOK, protocol.EnrolmentInfo{
-		Network: r.PathValue("network"), Time: now.UTC().Truncate(time.Second), Challenge: peermap.Key(e.key.PublicKey().Bytes()), Issuers: issuers,
+		Network: r.PathValue("network"), Time: now.UTC().Truncate(time.Second), Issuers: issuers,
+		Challenge: peermap.Key(e.key.PublicKey().Bytes()),
 	})
 }
 
@@ -166,7 +169,10 @@ func (e *Enrolment) enrol(w http.ResponseWriter, r *http.Request) {
 	e.bind(w, script, now, binding.Binding{
 		Network: req.Network, Zone: req.Zone, Node: req.Node, PublicKey: req.PublicKey, IdentityKey: req.IdentityKey,
 		Routes: req.Routes, Relay: req.Relay,
-		Identity: binding.Identity{Issuer: req.Issuer, URL: "https://id.example", Subject: "subject-1", Username: "ada", Groups: []string{}, Claims: []binding.Claim{}},
+		Identity: binding.Identity{
+			Issuer: req.Issuer, URL: "https://id.example", Subject: "subject-1", Username: "ada",
+			Groups: []string{}, Claims: []binding.Claim{},
+		},
 	})
 }
 
@@ -187,7 +193,8 @@ func (e *Enrolment) rotate(w http.ResponseWriter, r *http.Request) {
 	}
 	if err == nil {
 		var mac []byte
-		if mac, err = protocol.RotateMac([32]byte(e.key.Bytes()), req.PublicKey, network, zone, node, req); err == nil && !protocol.EqualMac(mac, req.Mac) {
+		mac, err = protocol.RotateMac([32]byte(e.key.Bytes()), req.PublicKey, network, zone, node, req)
+		if err == nil && !protocol.EqualMac(mac, req.Mac) {
 			err = protocol.ErrMac
 		}
 	}

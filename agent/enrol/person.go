@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"slices"
 	"time"
 
@@ -78,19 +79,23 @@ func (m *Member) Join(ctx context.Context, in control.Join) error {
 func grantOf(in control.Join) (*token.Grant, error) {
 	switch {
 	case len(in.IDToken) > oidcclient.MaxTokenBytes || len(in.RefreshToken) > oidcclient.MaxTokenBytes:
-		return nil, protocol.NewProblem(400, protocol.CodeBadRequest, fmt.Sprintf("a token has at most %d bytes", oidcclient.MaxTokenBytes))
+		return nil, badRequest(fmt.Sprintf("a token has at most %d bytes", oidcclient.MaxTokenBytes))
 	case in.RefreshToken == "":
 		return nil, nil
 	case in.TokenEndpoint == "" || in.ClientID == "":
-		return nil, protocol.NewProblem(400, protocol.CodeBadRequest, "a refresh token comes with tokenEndpoint and clientID")
+		return nil, badRequest("a refresh token comes with tokenEndpoint and clientID")
 	}
 	if err := oidcclient.CheckEndpoint(in.TokenEndpoint); err != nil {
-		return nil, protocol.NewProblem(400, protocol.CodeBadRequest, err.Error())
+		return nil, badRequest(err.Error())
 	}
 	return &token.Grant{
 		Issuer: in.Issuer, TokenEndpoint: in.TokenEndpoint, ClientID: in.ClientID, ClientSecret: in.ClientSecret,
 		RefreshToken: in.RefreshToken,
 	}, nil
+}
+
+func badRequest(detail string) error {
+	return protocol.NewProblem(http.StatusBadRequest, protocol.CodeBadRequest, detail)
 }
 
 // Leave gives the binding back and forgets the refresh token. The host stays out until a person joins again.

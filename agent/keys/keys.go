@@ -138,7 +138,9 @@ func exists(path string) bool {
 	return err == nil
 }
 
-func read(files Files, identity func(string) (signer.PrivateKey, error), wireguard func(string) (keyfile.WireGuardKey, error)) (set, error) {
+func read(
+	files Files, identity func(string) (signer.PrivateKey, error), wireguard func(string) (keyfile.WireGuardKey, error),
+) (set, error) {
 	out := set{wireguard: map[string]reconciler.PrivateKey{}}
 	for zone, path := range files.WireGuard {
 		key, err := wireguard(path)

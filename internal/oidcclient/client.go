@@ -113,7 +113,8 @@ func (c *Client) Discover(ctx context.Context, issuer string) (Provider, error) 
 		return Provider{}, fmt.Errorf("discovery of %s: %w: it answers no JSON object", issuer, ErrUnavailable)
 	}
 	if p.Issuer != issuer {
-		return Provider{}, fmt.Errorf("discovery of %s: the document is of issuer %q; the issuer in git must be spelled exactly so", issuer, cut(p.Issuer))
+		return Provider{}, fmt.Errorf("discovery of %s: the document is of issuer %q; the issuer in git must be spelled exactly so",
+			issuer, cut(p.Issuer))
 	}
 	for _, endpoint := range []struct{ name, value string }{
 		{"token_endpoint", p.TokenEndpoint}, {"authorization_endpoint", p.AuthorizationEndpoint},

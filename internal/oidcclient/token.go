@@ -110,7 +110,9 @@ func (c *Client) Refresh(ctx context.Context, endpoint string, auth Auth, refres
 // ClientCredentials is the grant of a machine that has a secret (RFC 6749, section 4.4). OpenID Connect does not say that an
 // ID token comes with it; where none does, the access token stands in if it is a JWT, which is what providers that serve
 // machines give.
-func (c *Client) ClientCredentials(ctx context.Context, endpoint string, auth Auth, extra url.Values, scopes ...string) (string, error) {
+func (c *Client) ClientCredentials(
+	ctx context.Context, endpoint string, auth Auth, extra url.Values, scopes ...string,
+) (string, error) {
 	form := url.Values{"grant_type": {"client_credentials"}}
 	for name, values := range extra {
 		form[name] = values
@@ -162,7 +164,10 @@ func Peek(token string) (Claims, error) {
 	if err := json.Unmarshal(payload, &raw); err != nil {
 		return Claims{}, errors.New("this is no ID token: its second part is not a JSON object of claims")
 	}
-	c := Claims{Issuer: cut(raw.Issuer), Subject: cut(raw.Subject), Nonce: cut(raw.Nonce), Issued: instant(raw.Issued), Expires: instant(raw.Expires)}
+	c := Claims{
+		Issuer: cut(raw.Issuer), Subject: cut(raw.Subject), Nonce: cut(raw.Nonce),
+		Issued: instant(raw.Issued), Expires: instant(raw.Expires),
+	}
 	var one string
 	if json.Unmarshal(raw.Audience, &one) == nil {
 		c.Audience = []string{one}

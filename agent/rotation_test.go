@@ -1,0 +1,106 @@
+package agent
+
+import (
+	"context"
+	"testing"
+
+	"github.com/apex-network/apex/agent/agenttest"
+	"github.com/apex-network/apex/agent/control"
+	"github.com/apex-network/apex/agent/status"
+	"github.com/apex-network/apex/spec/peermap"
+)
+
+// TestRotation: the host goes over to new keys with the generation that names them, keeps its interface, and forgets the
+// old ones once a controller has accepted the new; a static node does so when a person has put them into git.
+func TestRotation(t *testing.T) {
+	t.Parallel()
+	for name, enrolled := range map[string]bool{"enrolled": true, "in git": false} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			var w *world
+			if enrolled {
+				w = tokenWorld(t)
+				w.joined()
+			} else {
+				w = newWorld(t)
+				w.publish(nil)
+				w.start()
+				w.awaitApplied(1)
+			}
+			old := w.agent.opt.Keys.Current(testZone)
+			_, oldIdentity := old.Public()
+			link, err := w.host.Backends().Links.Link(t.Context(), testIface)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got, err := w.control().Rotate(t.Context(), testZone)
+			if err != nil || got.Done || got.Enrolled != enrolled || len(got.Static) > 0 == enrolled {
+				t.Fatalf("got %+v, %v", got, err)
+			}
+			if again, err := w.control().Rotate(t.Context(), ""); err != nil || again.PublicKey != got.PublicKey {
+				t.Errorf("a second call makes other keys: %v", err)
+			}
+			w.publish(func(z *agenttest.Zone) { // the controller has new keys, this generation not yet
+				z.Nodes = append([]agenttest.Node(nil), w.nodes...)
+				z.Rules = agenttest.SSHRule(0)
+			})
+			w.awaitApplied(w.serial)
+			w.nodes[0].PublicKey, w.nodes[0].IdentityKey = got.PublicKey, got.IdentityKey
+			w.publish(nil)
+			w.awaitApplied(w.serial)
+			agenttest.Await(t, "rotated", func() bool {
+				r, err := w.control().Rotation(t.Context(), "")
+				return err == nil && r.Done && r.PublicKey == got.PublicKey
+			})
+			device, err := w.host.Backends().WireGuard.Device(t.Context(), testIface)
+			if err != nil || peermap.Key(device.PublicKey) != got.PublicKey {
+				t.Errorf("the interface has key %v, %v", device.PublicKey, err)
+			}
+			if after, err := w.host.Backends().Links.Link(t.Context(), testIface); err != nil || after.Index != link.Index {
+				t.Error("the interface was made anew")
+			}
+			if now := w.agent.zones[0].identity().Raw(); now == oldIdentity || now != got.IdentityKey {
+				t.Error("the old identity key is still used")
+			}
+			w.awaitCondition(status.Ready, true, "")
+			w.publish(nil) // and it goes on
+			w.awaitApplied(w.serial)
+		})
+	}
+}
+
+// TestRotationWithHalfOfItInGit: a person has put the new WireGuard key into git and forgotten the identity key. The host
+// must not throw away the old one.
+func TestRotationWithHalfOfItInGit(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.publish(nil)
+	w.start()
+	w.awaitApplied(1)
+	got, err := w.agent.rotate(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.nodes[0].PublicKey = got.PublicKey
+	w.publish(nil)
+	w.awaitApplied(2)
+	w.controller.Stop() // every connection is made anew, with whichever key is accepted
+	w.controller.Start()
+	w.publish(nil)
+	w.awaitApplied(3)
+	if r, err := w.control().Rotation(t.Context(), ""); err != nil || r.Done {
+		t.Fatalf("the rotation is over: %+v, %v", r, err)
+	}
+	w.nodes[0].IdentityKey = got.IdentityKey
+	w.publish(nil)
+	w.controller.Stop()
+	w.controller.Start()
+	agenttest.Await(t, "rotated", func() bool { r, err := w.control().Rotation(t.Context(), ""); return err == nil && r.Done })
+	w.publish(nil)
+	w.awaitApplied(5)
+}
+
+// rotate asks as the socket does.
+func (a *Agent) rotate(ctx context.Context) (control.Rotation, error) {
+	return controls{a}.Rotate(ctx, "")
+}
