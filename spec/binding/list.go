@@ -51,7 +51,8 @@ func ParseList(artefact []byte) ([]Entry, error) {
 			return nil, fmt.Errorf("list of bindings: line %d: %w", len(out)+1, peermap.ErrNotCanonical)
 		}
 		if len(out) > 0 && out[len(out)-1].Node >= node {
-			return nil, fmt.Errorf("list of bindings: line %d: node %s is out of order or twice: %w", len(out)+1, node, peermap.ErrNotCanonical)
+			return nil, fmt.Errorf("list of bindings: line %d: node %s is out of order or twice: %w", len(out)+1, node,
+				peermap.ErrNotCanonical)
 		}
 		out = append(out, e)
 	}

@@ -31,7 +31,8 @@ var ErrClaims = errors.New("the token's claims make no identity")
 const defaultGroups = "groups"
 
 // FromClaims reads the claims of a verified token of an issuer (decoded with json.Number, see claims.Decode). Wanted are
-// further claims to keep: those that member rules match on (Wanted gives them); an email that is not verified is not kept. What a rule could not name is left out:
+// further claims to keep: those that member rules match on (Wanted gives them); an email that is not verified is not kept.
+// What a rule could not name is left out:
 // a group that is no name, a claim without a text. Errors: ErrClaims.
 //
 // The username is the claim that the mapping names; `email` only if `email_verified` says so. Without a mapping it is
@@ -51,8 +52,8 @@ func FromClaims(issuer spec.Issuer, token map[string]any, wanted []string) (bind
 	groups, _ := claims.Lookup(token, name)
 	id.Groups = distinct(slices.DeleteFunc(groups, func(g string) bool { return !nameable(g) }))
 	if len(id.Groups) > binding.MaxGroups {
-		return binding.Identity{}, fmt.Errorf("%w: %s lists %d groups, at most %d are read; let the provider send only those that matter here",
-			ErrClaims, name, len(id.Groups), binding.MaxGroups)
+		return binding.Identity{}, fmt.Errorf("%w: %s lists %d groups, at most %d are read; "+
+			"let the provider send only those that matter here", ErrClaims, name, len(id.Groups), binding.MaxGroups)
 	}
 	for _, name := range distinct(wanted) {
 		values, ok := claims.Lookup(token, name)

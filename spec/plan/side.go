@@ -93,20 +93,23 @@ func settings(a, b *spec.Zone) []Field {
 		{"listenPort", number(int(x.ListenPort), spec.DefaultListenPort), number(int(y.ListenPort), spec.DefaultListenPort)},
 		{"mtu", number(x.MTU, spec.DefaultMTU), number(y.MTU, spec.DefaultMTU)},
 		{"keepalive", duration(&x.Keepalive), duration(&y.Keepalive)},
-		{"members", names(len(x.Members), func(i int) string { return x.Members[i].Name }), names(len(y.Members), func(i int) string { return y.Members[i].Name })},
-		{"approved", names(len(x.Approved), func(i int) string { return x.Approved[i].Node }), names(len(y.Approved), func(i int) string { return y.Approved[i].Node })},
+		{"members", names(x.Members, ruleName), names(y.Members, ruleName)},
+		{"approved", names(x.Approved, approvedNode), names(y.Approved, approvedNode)},
 		{"suspend", fmt.Sprint(x.Suspend), fmt.Sprint(y.Suspend)},
 	})
 }
 
 // names joins what the items of a list are called.
-func names(n int, of func(i int) string) string {
-	out := make([]string, n)
-	for i := range out {
-		out[i] = of(i)
+func names[T any](list []T, of func(item T) string) string {
+	out := make([]string, len(list))
+	for i, item := range list {
+		out[i] = of(item)
 	}
 	return strings.Join(out, ", ")
 }
+
+func ruleName(r spec.MemberRule) string   { return r.Name }
+func approvedNode(a spec.Approval) string { return a.Node }
 
 // inGit gives the node if its document stands in git.
 func (s *side) inGit(name string) *spec.Node {
