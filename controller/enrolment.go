@@ -32,7 +32,8 @@ func (c *Controller) openEnrolment(ctx context.Context, n *network, cfg config.N
 	limits := cfg.Enrolment
 	o := enrol.Options{
 		Network: cfg.Name, Buckets: buckets, Keys: keys, Verifier: n.verifier, Published: n.admitting,
-		Limits:         enrol.Limits{PerIssuer: limits.PerIssuer, PerSubject: limits.PerSubject, PerAddress: limits.PerAddress},
+		Limits: enrol.Limits{PerIssuer: limits.PerIssuer, PerSubject: limits.PerSubject,
+			PerAddress: limits.PerAddress},
 		EphemeralGrace: time.Duration(limits.EphemeralGrace),
 		Now:            n.now, Logger: n.log, Metrics: c.enrolMetrics, Changed: func() { nudge(n.changed) },
 	}

@@ -37,12 +37,14 @@ const maxTries = 256
 // allocate claims one address of each family that the zone keeps for enrolled nodes: one of wanted where that is free, the
 // one that the identity key leads to otherwise, so that a node that comes back finds its address again. Errors: a 409
 // problem if there is none.
-func (s *Service) allocate(ctx context.Context, zone *spec.Zone, node string, key peermap.Key, wanted []netip.Addr) ([]netip.Addr, error) {
+func (s *Service) allocate(ctx context.Context, zone *spec.Zone, node string, key peermap.Key,
+	wanted []netip.Addr) ([]netip.Addr, error) {
 	var out []netip.Addr
 	pool := newPool(zone)
 	if len(pool) == 0 {
 		return nil, protocol.NewProblem(http.StatusConflict, protocol.CodeExhausted,
-			fmt.Sprintf("zone %s keeps no addresses for enrolled nodes: add spec.dynamic to the zone", zone.Metadata.Name))
+			fmt.Sprintf("zone %s keeps no addresses for enrolled nodes: add spec.dynamic to the zone",
+				zone.Metadata.Name))
 	}
 	for _, family := range pool {
 		a, err := s.allocateOne(ctx, family, nodeKey{zone.Metadata.Name, node}, key, wanted)
@@ -55,7 +57,8 @@ func (s *Service) allocate(ctx context.Context, zone *spec.Zone, node string, ke
 	return out, nil
 }
 
-func (s *Service) allocateOne(ctx context.Context, f family, node nodeKey, key peermap.Key, wanted []netip.Addr) (netip.Addr, error) {
+func (s *Service) allocateOne(ctx context.Context, f family, node nodeKey, key peermap.Key,
+	wanted []netip.Addr) (netip.Addr, error) {
 	tries := 0
 	for a := range f.candidates(wanted, node.zone, key) {
 		holder, taken := s.bindings.byAddress(node.zone, a)
@@ -95,7 +98,8 @@ func (s *Service) claim(ctx context.Context, node nodeKey, key peermap.Key, a ne
 		return false, err
 	}
 	var old claim
-	if err := protocol.Decode(data, 1<<10, &old); err == nil && !own && (old.Node != node.node || old.IdentityKey != key) {
+	if err := protocol.Decode(data, 1<<10, &old); err == nil && !own &&
+		(old.Node != node.node || old.IdentityKey != key) {
 		if now.Sub(time.Unix(old.At, 0)) < claimLife {
 			return false, nil
 		}

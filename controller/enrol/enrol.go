@@ -58,14 +58,16 @@ type attempt struct {
 // The same node with the same keys and the same token gets the same answer again, so that a lost response costs no token. A
 // renewal before half of the binding's life is over gives the binding it has, unless something about it would change.
 // Errors: *protocol.Problem for all that the caller can mend.
-func (s *Service) Enrol(ctx context.Context, from netip.Addr, proof *protocol.Token, req protocol.EnrolRequest) (protocol.EnrolResult, error) {
+func (s *Service) Enrol(ctx context.Context, from netip.Addr, proof *protocol.Token,
+	req protocol.EnrolRequest) (protocol.EnrolResult, error) {
 	start := time.Now()
 	result, err := s.enrol(ctx, from, proof, req)
 	s.opts.Metrics.enrolled(s.opts.Network, result, err, time.Since(start))
 	return result, err
 }
 
-func (s *Service) enrol(ctx context.Context, from netip.Addr, proof *protocol.Token, req protocol.EnrolRequest) (protocol.EnrolResult, error) {
+func (s *Service) enrol(ctx context.Context, from netip.Addr, proof *protocol.Token,
+	req protocol.EnrolRequest) (protocol.EnrolResult, error) {
 	a := &attempt{now: s.opts.Now(), pub: s.opts.Published(), req: req, proof: proof, key: nodeKey{req.Zone, req.Node}}
 	if a.pub == nil {
 		return protocol.EnrolResult{}, notReady()
@@ -151,7 +153,8 @@ func (s *Service) identify(ctx context.Context, a *attempt) error {
 		return err
 	}
 	a.verifiedAt = a.now
-	if a.identity, err = identity.FromClaims(*a.issuer, a.verified.Claims, identity.Wanted(a.pub.Repo, a.issuer.Name)); err != nil {
+	if a.identity, err = identity.FromClaims(*a.issuer, a.verified.Claims,
+		identity.Wanted(a.pub.Repo, a.issuer.Name)); err != nil {
 		return badToken("the token of issuer %s: %s", a.issuer.Name, err)
 	}
 	if err := s.limits.identity(a.identity.URL, a.identity.Subject, a.now); err != nil {
@@ -171,6 +174,7 @@ func (s *Service) verify(ctx context.Context, a *attempt) (err error) {
 	}
 	defer leave()
 	wanted := demand(a.issuer, protocol.Commitment(s.opts.Network, a.req.PublicKey, a.req.IdentityKey))
+	wanted.At = a.now.Truncate(time.Second) // the instant that is archived, by which a third party judges
 	if a.verified, err = s.opts.Verifier.Verify(ctx, wanted, a.req.Token); err != nil {
 		return tokenProblem(a.issuer, err)
 	}
@@ -180,7 +184,8 @@ func (s *Service) verify(ctx context.Context, a *attempt) (err error) {
 // checkCommitment demands that the token is for these keys. A renewal is signed by a key that a token was for, so its own
 // need not be; but one that commits to keys that are not the node's is refused whoever sends it.
 func (s *Service) checkCommitment(a *attempt) error {
-	bound, err := a.verified.Bound(identity.Audience(a.issuer), protocol.Commitment(s.opts.Network, a.req.PublicKey, a.req.IdentityKey))
+	bound, err := a.verified.Bound(identity.Audience(a.issuer),
+		protocol.Commitment(s.opts.Network, a.req.PublicKey, a.req.IdentityKey))
 	a.bound = bound
 	switch {
 	case bound:
@@ -208,11 +213,14 @@ func (s *Service) admit(a *attempt) error {
 	a.grant = grant
 	made := binding.Binding{Zone: a.req.Zone, Node: a.req.Node, Identity: a.identity, Issued: a.now.Unix()}
 	if entry, pos := identity.FindRevocation(a.pub.Repo, &made, peermap.Digest{}); entry != nil {
-		return refused("%s:%s may not enrol node %s in zone %s: revoked (%s) %s", a.identity.Issuer, a.identity.Subject, a.req.Node, a.req.Zone, pos, entry.Reason)
+		return refused("%s:%s may not enrol node %s in zone %s: revoked (%s) %s", a.identity.Issuer,
+			a.identity.Subject, a.req.Node, a.req.Zone, pos, entry.Reason)
 	}
 	if h := s.bindings.get(a.key); h != nil && h.holds(a.req.PublicKey, a.req.IdentityKey) {
-		if entry, pos := identity.FindRevocation(a.pub.Repo, &h.Binding, h.Digest); entry != nil && entry.Binding != "" {
-			return refused("node %s of zone %s may not enrol again with these keys: its binding is revoked (%s) %s", a.req.Node, a.req.Zone, pos, entry.Reason)
+		if entry, pos := identity.FindRevocation(a.pub.Repo, &h.Binding, h.Digest); entry != nil &&
+			entry.Binding != "" {
+			return refused("node %s of zone %s may not enrol again with these keys: its binding is revoked (%s) %s",
+				a.req.Node, a.req.Zone, pos, entry.Reason)
 		}
 	}
 	return a.checkAsked()
@@ -292,6 +300,9 @@ func (s *Service) checkConflicts(a *attempt) error {
 	if err := s.checkKeys(a); err != nil {
 		return err
 	}
+	if err := s.checkRoutes(a); err != nil {
+		return err
+	}
 	if h := s.bindings.get(a.key); h != nil {
 		a.held = h
 		same := sameIdentity(h.Binding.Identity, a.identity)
@@ -315,6 +326,9 @@ func taken(format string, args ...any) error {
 
 // checkKeys demands that no other node has the keys: every key appears once.
 func (s *Service) checkKeys(a *attempt) error {
+	if spec.Key(a.req.PublicKey).IsWeak(false) || spec.Key(a.req.IdentityKey).IsWeak(true) {
+		return refused("a key of node %s is of low order, which protects nothing: make new keys", a.req.Node)
+	}
 	for _, k := range []peermap.Key{a.req.PublicKey, a.req.IdentityKey} {
 		if holder, ok := s.gitOf(a.pub).keys[k]; ok {
 			return taken("a key of node %s is a key of %s in git already: make new keys", a.req.Node, holder)
@@ -324,7 +338,30 @@ func (s *Service) checkKeys(a *attempt) error {
 			continue
 		}
 		if h := s.bindings.get(holder); h != nil && !a.ended(h) {
-			return taken("a key of node %s is a key of node %s already: make new keys, or let that node leave", a.req.Node, holder.node)
+			return taken("a key of node %s is a key of node %s already: make new keys, or let that node leave",
+				a.req.Node, holder.node)
+		}
+	}
+	return nil
+}
+
+// checkRoutes demands that no other node carries what is asked for: the compile would leave the newer one out.
+func (s *Service) checkRoutes(a *attempt) error {
+	for _, p := range a.req.Routes {
+		for _, n := range a.pub.Repo.ZoneNodes(a.req.Zone) {
+			for _, r := range n.Value.Spec.Routes {
+				if r.Prefix.Overlaps(p) {
+					return taken("route %s was asked for, node %s carries %s already", p, n.Value.Metadata.Name, r.Prefix)
+				}
+			}
+		}
+		carries := func(h *held) bool {
+			return h.Binding.Zone == a.req.Zone && h.Binding.Node != a.req.Node && slices.ContainsFunc(h.Binding.Routes, p.Overlaps)
+		}
+		for _, h := range s.bindings.where(carries) {
+			if !a.ended(h) {
+				return taken("route %s was asked for, node %s carries an overlapping one already", p, h.Binding.Node)
+			}
 		}
 	}
 	return nil
@@ -342,8 +379,10 @@ func (s *Service) checkCount(a *attempt) error {
 		return nil
 	}
 	slices.Sort(names)
-	return problem(http.StatusConflict, protocol.CodeExhausted, "%s:%s holds %d nodes in zone %s (%s), rule %s (%s) gives %d: let one leave",
-		a.identity.Issuer, a.identity.Subject, len(names), a.req.Zone, strings.Join(names[:min(len(names), 10)], ", "), a.grant.Rule.Name, a.grant.Pos, a.grant.MaxNodes)
+	return problem(http.StatusConflict, protocol.CodeExhausted,
+		"%s:%s holds %d nodes in zone %s (%s), rule %s (%s) gives %d: let one leave",
+		a.identity.Issuer, a.identity.Subject, len(names), a.req.Zone, strings.Join(names[:min(len(names), 10)],
+			", "), a.grant.Rule.Name, a.grant.Pos, a.grant.MaxNodes)
 }
 
 // tokenProblem says what is wrong with a token, never what it holds.

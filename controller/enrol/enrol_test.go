@@ -216,6 +216,18 @@ func TestKeysAppearOnce(t *testing.T) {
 	refusedWith(t, err, protocol.CodeNameTaken, "static")
 }
 
+func TestRoutesBelongToWhoCarriesThem(t *testing.T) {
+	w := newWorld(t)
+	s := w.service()
+	route := func(r *protocol.EnrolRequest) { r.Routes = []netip.Prefix{netip.MustParsePrefix("192.168.7.0/24")} }
+	a, b := w.machine("a"), w.machine("b")
+	a.join(s, "corp", a.token(w.person("ann", "ops")), route)
+	_, err := b.enrol(s, "corp", b.token(w.person("bob", "ops")), route)
+	refusedWith(t, err, protocol.CodeNameTaken, "192.168.7.0/24", "node a")
+	a.join(s, "corp", a.token(w.person("ann", "ops"))) // it asks for none any more
+	b.join(s, "corp", b.token(w.person("bob", "ops")), route)
+}
+
 func TestMaximumOfNodes(t *testing.T) {
 	w := newWorld(t)
 	s := w.service()

@@ -149,9 +149,9 @@ func (s *Service) linksOf(ctx context.Context, h *held) ([]link, error) {
 // that the approval needs. Errors: a 401 problem if nothing carries the binding.
 func (a *attempt) chain(past []link, approved int) ([]link, error) {
 	if !a.renewal {
-		if !a.bound && mustBind(a.issuer) {
+		if !a.bound && (mustBind(a.issuer) || len(commitments(a.issuer, a.verified)) > 0) {
 			// The binding that it was to renew has ended or gone since the token was looked at.
-			return nil, badToken("the token of issuer %s commits to no keys, and there is no binding to renew: get one for this node", a.issuer.Name)
+			return nil, badToken("the token of issuer %s does not commit to these keys, and there is no binding to renew: get one for this node", a.issuer.Name)
 		}
 		return nil, nil
 	}
@@ -183,7 +183,8 @@ func commitmentOf(b *binding.Binding) string {
 // came.
 func lastAnchor(issuer *spec.Issuer, links []link) int {
 	for i := len(links) - 1; i >= 0; i-- {
-		if l := &links[i]; !l.rotation() && slices.Contains(archivedCommitments(issuer, l.evidence.Token), commitmentOf(&l.binding)) {
+		if l := &links[i]; !l.rotation() && slices.Contains(archivedCommitments(issuer, l.evidence.Token),
+			commitmentOf(&l.binding)) {
 			return i
 		}
 	}
@@ -226,6 +227,10 @@ func trim(links []link) []link {
 	return out
 }
 
+// proofSlack is how far an archived proof may lie from the instant that was noted for it: the skew that was allowed, and
+// what passed between the proof's verification and the note.
+const proofSlack = 2 * protocol.ProofSkew
+
 // checkProof holds an archived Apex-Proof against the request that it was made for. The host is any: which names the
 // controller had then is not known.
 func checkProof(raw, path string, key peermap.Key, node string, body []byte, at time.Time) error {
@@ -237,10 +242,14 @@ func checkProof(raw, path string, key peermap.Key, node string, body []byte, at 
 	if err != nil {
 		return err
 	}
+	made := time.Unix(t.Proof.IssuedAt, 0)
 	if t.Proof.Subject != node {
 		return fmt.Errorf("the proof is of %.80q, not of node %s", t.Proof.Subject, node)
 	}
-	return t.Verify(key, "POST", path, []string{u.Host}, body, at)
+	if away := at.Sub(made).Abs(); away > proofSlack {
+		return fmt.Errorf("the proof was made %s from its use", away)
+	}
+	return t.Verify(key, "POST", path, []string{u.Host}, body, made)
 }
 
 // approval is a maintainer's word for a node. decision is empty if git says it; link is which of the keys it names.
@@ -272,7 +281,8 @@ func judgeApproval(pub *Published, network, zone, node string, keys []keyPair, d
 	}
 	var d protocol.Decision
 	if len(decision) > 0 {
-		if decided, err := checkDecision(pub, network, decision); err == nil && decided.Approve && decided.Zone == zone && decided.Node == node {
+		if decided, err := checkDecision(pub, network, decision); err == nil && decided.Approve &&
+			decided.Zone == zone && decided.Node == node {
 			d = decided
 		}
 	}
@@ -293,7 +303,8 @@ func checkDecision(pub *Published, network string, signed []byte) (protocol.Deci
 	if err := protocol.Decode(signed, 2*protocol.MaxApplyBytes, &req); err != nil {
 		return protocol.Decision{}, err
 	}
-	who, err := pub.Root.VerifyRequest(protocol.EnrolNamespace, req.Payload, []byte(req.Signature), signer.RoleMaintainers)
+	who, err := pub.Root.VerifyRequest(protocol.EnrolNamespace, req.Payload, []byte(req.Signature),
+		signer.RoleMaintainers)
 	if err != nil {
 		return protocol.Decision{}, err
 	}

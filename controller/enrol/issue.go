@@ -38,7 +38,8 @@ func (s *Service) commit(ctx context.Context, a *attempt) (protocol.EnrolResult,
 		result, err = s.tryCommit(ctx, a)
 	}
 	if errors.Is(err, errAgain) {
-		return result, problem(http.StatusConflict, protocol.CodeNameTaken, "node %s of zone %s is being enrolled by others too: try again", a.req.Node, a.req.Zone)
+		return result, problem(http.StatusConflict, protocol.CodeNameTaken,
+			"node %s of zone %s is being enrolled by others too: try again", a.req.Node, a.req.Zone)
 	}
 	return result, err
 }
@@ -103,18 +104,28 @@ func definite(err error) bool {
 // early reports that a binding is young and the next one would say nothing new.
 func (a *attempt) early() bool {
 	b := &a.held.Binding
-	return a.now.Unix() < b.Issued+(b.Expires-b.Issued)/2 && b.Rule.Name == a.grant.Rule.Name && b.Relay == a.req.Relay &&
-		b.Ephemeral == a.grant.Rule.Ephemeral && (b.Approved || !a.grant.Review) && b.Expires <= b.Issued+int64(a.grant.TTL/time.Second) &&
+	zone := &a.pub.Repo.Zone(a.req.Zone).Value
+	outside := func(addr netip.Addr) bool { return identity.CheckAddress(zone, addr) != nil }
+	return !slices.ContainsFunc(b.Addresses, outside) && a.now.Unix() < b.Issued+(b.Expires-b.Issued)/2 && b.Rule.Name == a.grant.Rule.Name &&
+		b.Relay == a.req.Relay &&
+		b.Ephemeral == a.grant.Rule.Ephemeral && (b.Approved || !a.grant.Review) &&
+		b.Expires <= b.Issued+int64(a.grant.TTL/time.Second) &&
 		slices.Equal(b.Routes, binding.SortRoutes(a.req.Routes)) && sameClaims(b.Identity, a.identity)
 }
 
 func sameClaims(a, b binding.Identity) bool {
 	return a.Issuer == b.Issuer && sameIdentity(a, b) && a.Username == b.Username && slices.Equal(a.Groups, b.Groups) &&
-		slices.EqualFunc(a.Claims, b.Claims, func(x, y binding.Claim) bool { return x.Name == y.Name && slices.Equal(x.Values, y.Values) })
+		slices.EqualFunc(a.Claims, b.Claims, func(x, y binding.Claim) bool {
+			return x.Name == y.Name &&
+				slices.Equal(x.Values, y.Values)
+		})
 }
 
 // bind claims addresses, signs and stores.
 func (s *Service) bind(ctx context.Context, a *attempt, approved approval, links []link) (protocol.EnrolResult, error) {
+	if !approved.given && a.now.Sub(a.verifiedAt) > maxDelay {
+		return protocol.EnrolResult{}, badToken("the token was shown too long ago: ask again with a new one")
+	}
 	zone := &a.pub.Repo.Zone(a.req.Zone).Value
 	wanted := a.req.Address
 	if a.held != nil {
@@ -158,11 +169,18 @@ func (a *attempt) describeRule(b *binding.Binding) {
 
 // store signs a binding and writes it in place of old (nil: where there is none). Errors: errAgain if something else is
 // there; after others it may have been written.
-func (s *Service) store(ctx context.Context, pub *Published, old *held, b binding.Binding, evidence protocol.Evidence) (*binding.Signed, error) {
+func (s *Service) store(ctx context.Context, pub *Published, old *held, b binding.Binding,
+	evidence protocol.Evidence) (*binding.Signed, error) {
 	key := nodeKey{b.Zone, b.Node}
 	signed, record, err := s.sign(pub, b, evidence)
 	if err != nil {
 		return nil, err
+	}
+	// What a witness would refuse must not be stored: it would keep the zone from being published.
+	judge := Judge{Network: s.opts.Network, Published: pub, Judged: func(peermap.Digest) bool { return true }}
+	if _, err := judge.Recheck(ctx, record); err != nil {
+		s.opts.Logger.Warn("enrolment whose evidence convinces nobody", "node", key.String(), "error", err)
+		return nil, refused("what node %s showed would convince no third party: %s", b.Node, err)
 	}
 	data, err := protocol.Encode(record)
 	if err != nil {
@@ -225,7 +243,8 @@ func (s *Service) refresh(ctx context.Context, key nodeKey) error {
 }
 
 // sign makes the record of a binding: evidence first, for the binding names its digest.
-func (s *Service) sign(pub *Published, b binding.Binding, evidence protocol.Evidence) (*binding.Signed, protocol.BindingRecord, error) {
+func (s *Service) sign(pub *Published, b binding.Binding, evidence protocol.Evidence) (*binding.Signed,
+	protocol.BindingRecord, error) {
 	var record protocol.BindingRecord
 	key, err := s.signingKey(pub.Root)
 	if err != nil {
@@ -284,7 +303,8 @@ func (u *use) by(r protocol.EnrolRequest) bool {
 // useToken claims the token for this node and these keys. fresh is false if it was claimed for just that before. Errors:
 // a problem if it was used for anything else.
 func (s *Service) useToken(ctx context.Context, a *attempt) (fresh bool, err error) {
-	value, err := protocol.Encode(use{Zone: a.req.Zone, Node: a.req.Node, PublicKey: a.req.PublicKey, IdentityKey: a.req.IdentityKey})
+	value, err := protocol.Encode(use{Zone: a.req.Zone, Node: a.req.Node, PublicKey: a.req.PublicKey,
+		IdentityKey: a.req.IdentityKey})
 	if err != nil {
 		return false, err
 	}
@@ -300,7 +320,8 @@ func (s *Service) useToken(ctx context.Context, a *attempt) (fresh bool, err err
 		return false, err
 	}
 	if was == nil || !was.by(a.req) {
-		return false, problem(http.StatusUnauthorized, protocol.CodeReplay, "the token was used before, for another node or other keys: get a new one")
+		return false, problem(http.StatusUnauthorized, protocol.CodeReplay,
+			"the token was used before, for another node or other keys: get a new one")
 	}
 	return false, nil
 }

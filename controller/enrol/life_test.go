@@ -2,6 +2,7 @@ package enrol
 
 import (
 	"fmt"
+	"net/netip"
 	"slices"
 	"testing"
 	"time"
@@ -440,4 +441,50 @@ func TestRecheckOfRenewals(t *testing.T) {
 	if _, err := judge.Recheck(t.Context(), renewed.record); err != nil {
 		t.Error(err)
 	}
+}
+
+// A request that the controller takes and no witness would accept would keep the zone from being published.
+func TestWhatNoWitnessAcceptsIsNotStored(t *testing.T) {
+	w := newWorld(t)
+	s := w.service()
+	m := w.machine("laptop")
+	from := netip.MustParseAddr("203.0.113.7")
+	_, r := m.request(s, "corp", m.token(w.person("ann", "ops")))
+	body := must(protocol.Encode(r))(t)
+	path := protocol.EnrolPath("acme", "prod")
+	other := *m
+	other.name = "other"
+	for name, proof := range map[string]*protocol.Token{
+		"another path":        m.proof("/v1/networks/acme/zones/%70rod/enrol", body),
+		"another body":        m.proof(path, append(body, ' ')),
+		"another node":        other.proof(path, body),
+		"another key":         w.machine("laptop#x").proof(path, body),
+		"an enrolment as own": m.proof(protocol.LeavePath("acme", "prod", "laptop"), body),
+	} {
+		if _, err := s.Enrol(t.Context(), from, proof, r); err == nil {
+			t.Errorf("%s: stored", name)
+		}
+	}
+	if list, _ := s.Snapshot(); len(list) != 0 || count(t, s.opts.Buckets.Addresses) != 0 || count(t, s.opts.Buckets.Tokens) != 0 {
+		t.Error("something is left of them")
+	}
+	w.bound(s.Enrol(t.Context(), from, m.proof(path, body), r)) // and the token is still good
+}
+
+// A week may pass until a maintainer decides; then the rule may have lost its review, and the token is old.
+func TestDecisionForARuleWithoutReview(t *testing.T) {
+	w := newWorld(t)
+	s := w.service()
+	m := w.machine("guest")
+	token := m.token(w.person("gus", "guests"))
+	if _, err := m.enrol(s, "corp", token); err != nil {
+		t.Fatal(err)
+	}
+	waiting := s.List().Waiting[0]
+	repo := *w.pub.Load()
+	repo.Repo.Zone("prod").Value.Spec.Members[2].Approval = spec.ApprovalAuto
+	w.pub.Store(&repo)
+	w.pass(2 * time.Hour)
+	refusedWith(t, w.decide(s, waiting, true), protocol.CodeToken, "new one")
+	w.bound(m.enrol(s, "corp", m.token(w.person("gus", "guests"))))
 }

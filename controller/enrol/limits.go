@@ -57,7 +57,8 @@ type limiter struct {
 
 func newLimiter(l Limits) *limiter {
 	l = l.filled()
-	return &limiter{limits: l, addresses: newRates(l.PerAddress), issuers: newRates(l.PerIssuer), subject: newRates(l.PerSubject)}
+	return &limiter{limits: l, addresses: newRates(l.PerAddress), issuers: newRates(l.PerIssuer),
+		subject: newRates(l.PerSubject)}
 }
 
 // address charges the sender. An IPv6 host has a /64 to choose from, so all of it counts as one.
@@ -83,7 +84,8 @@ func tooMany(whose string, wait time.Duration) error {
 	if wait == 0 {
 		return nil
 	}
-	p := protocol.NewProblem(http.StatusTooManyRequests, protocol.CodeTooMany, fmt.Sprintf("too many enrolments %s: try again later", whose))
+	p := protocol.NewProblem(http.StatusTooManyRequests, protocol.CodeTooMany,
+		fmt.Sprintf("too many enrolments %s: try again later", whose))
 	p.RetryAfter = int(math.Ceil(wait.Seconds()))
 	return p
 }

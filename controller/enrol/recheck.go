@@ -41,7 +41,8 @@ type Judge struct {
 //
 // It proves: an enrolment key of the trust root signed the binding. The issuer itself (by the keys that it publishes now)
 // signed an ID token for the network's audience that says what the binding says of the identity, and that was valid when
-// it was used; no binding lives longer than the rule's ttl from then on, so that one token cannot carry a node for ever.
+// it was used; the binding was issued right then (within a week of it, where a maintainer approved it), so that one token
+// cannot carry a node for ever: the compile lets none live longer than the rule's ttl.
 // The holder of the identity key signed a request for this node, zone and WireGuard key that contains this token. The
 // token commits to the node's keys, or it stands in a chain of such links: each later one signed by the identity key of
 // the one before, for the same identity. A rule of the zone at the commit given admits the identity and gives what the
@@ -131,7 +132,8 @@ func (j Judge) checkPlace(l, before *link) error {
 		return fmt.Errorf("a binding of network %s", b.Network)
 	case before == nil:
 		return nil
-	case b.Zone != before.binding.Zone || b.Node != before.binding.Node || !sameIdentity(b.Identity, before.binding.Identity):
+	case b.Zone != before.binding.Zone || b.Node != before.binding.Node ||
+		!sameIdentity(b.Identity, before.binding.Identity):
 		return errors.New("it leans on evidence of another node or identity")
 	case b.Issued < before.binding.Issued:
 		return errors.New("it leans on later evidence")
@@ -149,8 +151,10 @@ func (j Judge) checkEnrolment(ctx context.Context, issuer *spec.Issuer, l, befor
 	if err := req.Check(); err != nil {
 		return err
 	}
-	if req.Network != b.Network || req.Zone != b.Zone || req.Node != b.Node || req.PublicKey != b.PublicKey || req.IdentityKey != b.IdentityKey ||
-		req.Issuer != b.Identity.Issuer || req.Relay != b.Relay || !slices.Equal(binding.SortRoutes(req.Routes), b.Routes) {
+	if req.Network != b.Network || req.Zone != b.Zone || req.Node != b.Node || req.PublicKey != b.PublicKey ||
+		req.IdentityKey != b.IdentityKey ||
+		req.Issuer != b.Identity.Issuer || req.Relay != b.Relay ||
+		!slices.Equal(binding.SortRoutes(req.Routes), b.Routes) {
 		return errors.New("the request asks for something else than the binding gives")
 	}
 	verified := time.Unix(e.Verified, 0)
@@ -159,7 +163,8 @@ func (j Judge) checkEnrolment(ctx context.Context, issuer *spec.Issuer, l, befor
 	if err != nil {
 		return err
 	}
-	if err := checkProof(e.Proof, protocol.EnrolPath(b.Network, b.Zone), b.IdentityKey, b.Node, body, verified); err != nil {
+	if err := checkProof(e.Proof, protocol.EnrolPath(b.Network, b.Zone), b.IdentityKey, b.Node, body,
+		verified); err != nil {
 		return err
 	}
 	delay := maxDelay
@@ -230,7 +235,8 @@ func checkRotation(l, before *link) error {
 	if b.Expires > before.binding.Expires {
 		return errors.New("a rotation gave a longer life")
 	}
-	if b.Relay != before.binding.Relay || !slices.Equal(b.Routes, before.binding.Routes) || !sameClaims(b.Identity, before.binding.Identity) {
+	if b.Relay != before.binding.Relay || !slices.Equal(b.Routes, before.binding.Routes) ||
+		!sameClaims(b.Identity, before.binding.Identity) {
 		return errors.New("a rotation changed more than keys")
 	}
 	path, at := protocol.RotatePath(b.Network, b.Zone, b.Node), time.Unix(e.Verified, 0)

@@ -145,7 +145,8 @@ func (s *Service) wait(ctx context.Context, a *attempt) (protocol.EnrolResult, e
 	case old != nil:
 		since = old.Since
 	default:
-		if all, own := s.waiting.count(a.identity.URL, a.identity.Subject); all >= s.limits.limits.Waiting || own >= s.limits.limits.WaitingPerSubject {
+		if all, own := s.waiting.count(a.identity.URL, a.identity.Subject); all >= s.limits.limits.Waiting ||
+			own >= s.limits.limits.WaitingPerSubject {
 			p := protocol.NewProblem(http.StatusTooManyRequests, protocol.CodeTooMany,
 				"too many requests wait for a maintainer already: try again when some have been decided")
 			p.RetryAfter = 300
@@ -197,7 +198,8 @@ func (s *Service) forgetWaiting(ctx context.Context, zone, id string) {
 		return
 	}
 	if err := s.opts.Buckets.Waiting.Delete(ctx, s.waitingKey(zone, id)); err != nil {
-		s.opts.Logger.Warn("a fulfilled request still stands among those that wait", "zone", zone, "id", id, "error", err)
+		s.opts.Logger.Warn("a fulfilled request still stands among those that wait", "zone", zone, "id", id, "error",
+			err)
 	}
 	s.waiting.remove(zone, id)
 }
@@ -215,14 +217,17 @@ func (s *Service) lookAgain(ctx context.Context, a *attempt, e *waitingEntry) (p
 }
 
 // fulfil makes the binding of a request that waits, by a decision or because git says so.
-func (s *Service) fulfil(ctx context.Context, pub *Published, zone, id string, decision []byte) (protocol.EnrolResult, error) {
+func (s *Service) fulfil(ctx context.Context, pub *Published, zone, id string, decision []byte) (protocol.EnrolResult,
+	error) {
 	r, err := s.loadWaiting(ctx, zone, id)
 	if err != nil {
 		return protocol.EnrolResult{}, err
 	}
 	a := &attempt{
-		now: s.opts.Now(), pub: pub, key: nodeKey{r.Waiting.Zone, r.Waiting.Node}, identity: r.Identity, decision: decision,
-		verified:   &tokens.Verified{ID: r.TokenID, Key: r.Key, Nonce: r.Nonce, Audience: r.Audience, Subject: r.Identity.Subject},
+		now: s.opts.Now(), pub: pub, key: nodeKey{r.Waiting.Zone,
+			r.Waiting.Node}, identity: r.Identity, decision: decision,
+		verified: &tokens.Verified{ID: r.TokenID, Key: r.Key, Nonce: r.Nonce, Audience: r.Audience,
+			Subject: r.Identity.Subject},
 		verifiedAt: time.Unix(r.Verified, 0),
 	}
 	if err := protocol.Decode(r.Request, protocol.MaxEnrolBytes, &a.req); err != nil {
@@ -234,7 +239,8 @@ func (s *Service) fulfil(ctx context.Context, pub *Published, zone, id string, d
 	if a.issuer = identity.IssuerNamed(pub.Repo, a.req.Issuer); a.issuer == nil {
 		return protocol.EnrolResult{}, refused("the network has no issuer %q any more", a.req.Issuer)
 	}
-	a.bound, _ = a.verified.Bound(identity.Audience(a.issuer), protocol.Commitment(s.opts.Network, a.req.PublicKey, a.req.IdentityKey))
+	a.bound, _ = a.verified.Bound(identity.Audience(a.issuer),
+		protocol.Commitment(s.opts.Network, a.req.PublicKey, a.req.IdentityKey))
 	if err := s.admit(a); err != nil {
 		return protocol.EnrolResult{}, err
 	}

@@ -20,13 +20,15 @@ type Verify func(t *protocol.Token, key peermap.Key, body []byte) error
 
 // unproven is the one answer to whoever has not shown the key of an enrolled node.
 func unproven() error {
-	return problem(http.StatusUnauthorized, protocol.CodeProof, "the request is not proven by the identity key of an enrolled node of this zone")
+	return problem(http.StatusUnauthorized, protocol.CodeProof,
+		"the request is not proven by the identity key of an enrolled node of this zone")
 }
 
 // Rotate gives a node new keys. The old identity key signs the request (proof), the new ones are proven in it; from then
 // on this service refuses the old ones, and so does everybody else once the next generation is out. The binding ends when
 // the one before would have: for a longer life a token is needed. A repeated request gives the same binding.
-func (s *Service) Rotate(ctx context.Context, from netip.Addr, zone, node string, proof *protocol.Token, body []byte, verify Verify) (protocol.EnrolResult, error) {
+func (s *Service) Rotate(ctx context.Context, from netip.Addr, zone, node string, proof *protocol.Token, body []byte,
+	verify Verify) (protocol.EnrolResult, error) {
 	pub, now := s.opts.Published(), s.opts.Now()
 	if pub == nil {
 		return protocol.EnrolResult{}, notReady()
@@ -45,7 +47,8 @@ func (s *Service) Rotate(ctx context.Context, from netip.Addr, zone, node string
 	}
 	next, err := protocol.ParseToken(req.Proof)
 	if err != nil || next.Proof.Subject != node || verify(next, req.IdentityKey, nil) != nil {
-		return protocol.EnrolResult{}, problem(http.StatusUnauthorized, protocol.CodeProof, "the new identity key is not proven")
+		return protocol.EnrolResult{}, problem(http.StatusUnauthorized, protocol.CodeProof,
+			"the new identity key is not proven")
 	}
 	if h.holds(req.PublicKey, req.IdentityKey) {
 		return resultOf(h.Signed), nil // done before; the proof is by the key that counts
@@ -61,7 +64,8 @@ func (s *Service) Rotate(ctx context.Context, from netip.Addr, zone, node string
 	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
 	defer cancel()
 	if again := s.bindings.get(key); again == nil || again.Digest != h.Digest {
-		return protocol.EnrolResult{}, problem(http.StatusConflict, protocol.CodeConflict, "the node's binding has just changed: try again")
+		return protocol.EnrolResult{}, problem(http.StatusConflict, protocol.CodeConflict,
+			"the node's binding has just changed: try again")
 	}
 	return s.rotate(ctx, pub, h, req, proof, body)
 }
@@ -73,12 +77,14 @@ func (s *Service) macOfRotation(zone, node string, req protocol.RotateRequest) b
 	})
 }
 
-func (s *Service) rotate(ctx context.Context, pub *Published, h *held, req protocol.RotateRequest, proof *protocol.Token, body []byte) (protocol.EnrolResult, error) {
+func (s *Service) rotate(ctx context.Context, pub *Published, h *held, req protocol.RotateRequest,
+	proof *protocol.Token, body []byte) (protocol.EnrolResult, error) {
 	now := s.opts.Now()
-	a := &attempt{now: now, pub: pub, key: nodeKey{h.Binding.Zone, h.Binding.Node}, held: h, identity: h.Binding.Identity, req: protocol.EnrolRequest{
-		Network: s.opts.Network, Zone: h.Binding.Zone, Node: h.Binding.Node, PublicKey: req.PublicKey, IdentityKey: req.IdentityKey,
-		Routes: h.Binding.Routes, Relay: h.Binding.Relay,
-	}}
+	a := &attempt{now: now, pub: pub, key: nodeKey{h.Binding.Zone, h.Binding.Node}, held: h,
+		identity: h.Binding.Identity, req: protocol.EnrolRequest{
+			Network: s.opts.Network, Zone: h.Binding.Zone, Node: h.Binding.Node, PublicKey: req.PublicKey, IdentityKey: req.IdentityKey,
+			Routes: h.Binding.Routes, Relay: h.Binding.Relay,
+		}}
 	if a.ended(h) {
 		return protocol.EnrolResult{}, refused("node %s of zone %s is revoked", h.Binding.Node, h.Binding.Zone)
 	}
@@ -96,7 +102,8 @@ func (s *Service) rotate(ctx context.Context, pub *Published, h *held, req proto
 	links := trim(append(slices.Clone(past), link{}))
 	links = links[:len(links)-1] // the empty one stood for this rotation
 	decision := past[len(past)-1].evidence.Decision
-	evidence, err := leaning(protocol.Evidence{Verified: now.Unix(), Request: body, Proof: proof.Compact(), Decision: decision}, links)
+	evidence, err := leaning(protocol.Evidence{Verified: now.Unix(), Request: body, Proof: proof.Compact(),
+		Decision: decision}, links)
 	if err != nil {
 		return protocol.EnrolResult{}, err
 	}

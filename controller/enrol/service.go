@@ -147,7 +147,8 @@ func (s *Service) Info() (protocol.EnrolmentInfo, error) {
 	for n := range issuers {
 		i := &issuers[n]
 		info.Issuers = append(info.Issuers, protocol.IssuerInfo{
-			Name: i.Name, URL: i.URL, Audience: identity.Audience(i), ClientID: i.ClientID, Scopes: append([]string{}, i.Scopes...), Bound: mustBind(i),
+			Name: i.Name, URL: i.URL, Audience: identity.Audience(i), ClientID: i.ClientID, Scopes: append([]string{},
+				i.Scopes...), Bound: mustBind(i),
 		})
 	}
 	return info, nil
@@ -224,7 +225,8 @@ func (s *Service) take(c store.Change) {
 	}
 	signed, err := s.read(key, c.Value)
 	if err != nil {
-		s.opts.Logger.Error("stored binding ignored: the node has to enrol again", "zone", zone, "node", node, "error", err)
+		s.opts.Logger.Error("stored binding ignored: the node has to enrol again", "zone", zone, "node", node,
+			"error", err)
 		return
 	}
 	if s.bindings.put(key, signed, c.Revision) {
@@ -261,7 +263,8 @@ func envelopeOf(r protocol.BindingRecord) (*signer.Envelope, error) {
 }
 
 func notReady() error {
-	p := protocol.NewProblem(http.StatusServiceUnavailable, protocol.CodeNotReady, "the network has no published commit yet")
+	p := protocol.NewProblem(http.StatusServiceUnavailable, protocol.CodeNotReady,
+		"the network has no published commit yet")
 	p.RetryAfter = 5
 	return p
 }

@@ -111,7 +111,8 @@ func (s *Service) letIn(ctx context.Context) error {
 		_, err := s.fulfil(ctx, pub, e.Zone, e.ID, nil)
 		var p *protocol.Problem
 		if errors.As(err, &p) {
-			s.opts.Logger.Warn("git approves a node that cannot be enrolled", "zone", e.Zone, "node", e.Node, "error", err)
+			s.opts.Logger.Warn("git approves a node that cannot be enrolled", "zone", e.Zone, "node", e.Node, "error",
+				err)
 			continue
 		}
 		errs = append(errs, err)
@@ -152,7 +153,8 @@ type presence struct {
 }
 
 func newPresence() *presence {
-	return &presence{open: map[nodeKey]int{}, told: map[nodeKey]time.Time{}, seen: map[nodeKey]bool{}, away: map[nodeKey]time.Time{}}
+	return &presence{open: map[nodeKey]int{}, told: map[nodeKey]time.Time{}, seen: map[nodeKey]bool{},
+		away: map[nodeKey]time.Time{}}
 }
 
 // Connected says that a node watches; the function it gives says that it no longer does.

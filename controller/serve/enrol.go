@@ -15,8 +15,10 @@ import (
 // know of are *protocol.Problem.
 type Enrolment interface {
 	Info() (protocol.EnrolmentInfo, error)
-	Enrol(ctx context.Context, from netip.Addr, proof *protocol.Token, req protocol.EnrolRequest) (protocol.EnrolResult, error)
-	Rotate(ctx context.Context, from netip.Addr, zone, node string, proof *protocol.Token, body []byte, verify enrol.Verify) (protocol.EnrolResult, error)
+	Enrol(ctx context.Context, from netip.Addr, proof *protocol.Token,
+		req protocol.EnrolRequest) (protocol.EnrolResult, error)
+	Rotate(ctx context.Context, from netip.Addr, zone, node string, proof *protocol.Token, body []byte,
+		verify enrol.Verify) (protocol.EnrolResult, error)
 	Leave(ctx context.Context, zone, node string, proof *protocol.Token, verify enrol.Verify) error
 	Decide(ctx context.Context, req protocol.SignedRequest) error
 	List() protocol.EnrolmentList
@@ -114,7 +116,8 @@ func (s *Server) postRotate(w http.ResponseWriter, r *http.Request, data []byte)
 	if err != nil {
 		return err
 	}
-	result, err := n.Enrolment.Rotate(r.Context(), sender(r), r.PathValue("zone"), r.PathValue("node"), token, data, s.verifier(r))
+	result, err := n.Enrolment.Rotate(r.Context(), sender(r), r.PathValue("zone"), r.PathValue("node"), token, data,
+		s.verifier(r))
 	if err != nil {
 		return err
 	}
@@ -130,7 +133,8 @@ func (s *Server) postLeave(w http.ResponseWriter, r *http.Request, _ []byte) err
 	if err != nil {
 		return err
 	}
-	if err := n.Enrolment.Leave(r.Context(), r.PathValue("zone"), r.PathValue("node"), token, s.verifier(r)); err != nil {
+	if err := n.Enrolment.Leave(r.Context(), r.PathValue("zone"), r.PathValue("node"), token,
+		s.verifier(r)); err != nil {
 		return err
 	}
 	w.WriteHeader(http.StatusNoContent)
