@@ -63,7 +63,7 @@ Exit codes: 0 bound, or waiting for a maintainer; 4 the token or the identity is
 	c.Flags().StringArrayVar(&f.routes, "route", nil, "prefix behind this host to ask for; repeatable")
 	c.Flags().BoolVar(&f.relay, "relay", false, "ask to be a relay")
 	c.Flags().BoolVar(&f.request, "request", false, "only print what apex login --request needs on another machine")
-	c.Flags().BoolVar(&f.again, "again", false, "sign in although this host is a member already")
+	c.Flags().BoolVar(&f.again, "again", false, "sign in although this host is a member already, or waits")
 	c.Flags().BoolVar(&f.wait, "wait", false, "wait for a maintainer's approval too")
 	c.Flags().StringVarP(&f.format, "output", "o", "table", "how to print the membership: table, json or yaml")
 	return c
@@ -90,6 +90,9 @@ func runJoin(ctx context.Context, s cli.Streams, f joinFlags) error {
 		fmt.Fprintf(s.Err, "This host is a member of zone %s already; --again signs in anew.\n", e.Zone)
 		return printEnrolment(s, f.format, e)
 	}
+	if e.Stage == control.Waiting && !f.again && !f.brings() {
+		return f.follow(ctx, s, agent, e) // who waits gains nothing by signing in again
+	}
 	session, err := f.session(ctx, s, e)
 	if err != nil {
 		return err
@@ -100,9 +103,7 @@ func runJoin(ctx context.Context, s cli.Streams, f joinFlags) error {
 	if err != nil {
 		return agentError(err)
 	}
-	ctx, cancel := context.WithTimeout(ctx, f.timeout)
-	defer cancel()
-	return awaitBinding(ctx, s, agent, e, f)
+	return f.follow(ctx, s, agent, e)
 }
 
 // member says whether the host is bound and stays so without a person.
@@ -178,8 +179,10 @@ func issuerOf(info *protocol.EnrolmentInfo, name, raw string) (string, error) {
 	return "", cli.WithCode(cli.Trust, fmt.Errorf("the token's claim iss is %q, which is no issuer of the network", claims.Issuer))
 }
 
-// awaitBinding follows the agent until the host is bound, waits for a maintainer, or has failed.
-func awaitBinding(ctx context.Context, s cli.Streams, agent *control.Client, e control.Enrolment, f joinFlags) error {
+// follow asks the agent until the host is bound, waits for a maintainer, or has failed.
+func (f *joinFlags) follow(ctx context.Context, s cli.Streams, agent *control.Client, e control.Enrolment) error {
+	ctx, cancel := context.WithTimeout(ctx, f.timeout)
+	defer cancel()
 	tick := time.NewTicker(joinPoll)
 	defer tick.Stop()
 	said := ""

@@ -154,6 +154,8 @@ func TestJoin(t *testing.T) {
 		"review, waited for":  {next: []control.Enrolment{waiting, waiting, bound}, args: []string{"--token-env", "TOKEN", "--wait"}, out: "10.0.0.9", joins: 1},
 		"review, for too long": {next: []control.Enrolment{waiting}, args: []string{"--token-env", "TOKEN", "--wait", "--timeout", "1s"}, code: cli.TimedOut,
 			talk: "not joined yet", joins: 1},
+		"waits already":       {now: &waiting, out: "3f9c", talk: "apex enrol approve 3f9c"},
+		"waits, again":        {now: &waiting, next: []control.Enrolment{bound}, args: []string{"--again", "--token-env", "TOKEN"}, out: "10.0.0.9", joins: 1},
 		"member already":      {now: &bound, out: "10.0.0.9", talk: "--again"},
 		"member, again":       {now: &bound, args: []string{"--again", "--device"}, out: "10.0.0.9", joins: 1},
 		"refused":             {refuse: &protocol.Problem{Status: 403, Code: protocol.CodeEnrolRefused, Detail: "no rule admits alice"}, args: []string{"--token-env", "TOKEN"}, code: cli.Trust, talk: "no rule admits alice", joins: 1},
@@ -177,7 +179,7 @@ func TestJoin(t *testing.T) {
 			}
 			if len(c.next) > 0 {
 				// The first question is how things stand; only then does the agent act.
-				a.next = append([]control.Enrolment{e}, c.next...)
+				a.next = append([]control.Enrolment{a.now}, c.next...)
 			}
 			out, talk, code := run(t, "", append([]string{"join", "--zone", "office", "--socket", a.serve(t)}, c.args...)...)
 			if code != c.code || !strings.Contains(out, c.out) || !strings.Contains(talk, c.talk) {
