@@ -197,6 +197,41 @@ func TestFollowersForwardWhatNeedsTheLeader(t *testing.T) {
 	}
 }
 
+// What a thief of the store's credentials writes keeps nobody from leading.
+func TestNonsenseInTheStoreIsIgnored(t *testing.T) {
+	r := memoryReplicas(t, 2)
+	r.same(r.repo.Head())
+	frontiers, err := r.store.Bucket(t.Context(), controller.FrontierBucket())
+	if err != nil {
+		t.Fatal(err)
+	}
+	leader, follower := r.leader()
+	for i, w := range r.all {
+		if w == leader {
+			r.all[i] = nil
+		}
+	}
+	leader.stop()
+	if err := frontiers.Put(t.Context(), r.name+".frontier", []byte("nonsense")); err != nil {
+		t.Fatal(err)
+	}
+	r.leader()
+	r.node("prod", "d", "10.1.0.4")
+	commit := r.push("Add d")
+	deadline := time.Now().Add(20 * time.Second)
+	for {
+		resp, body := follower.apply(commit)
+		if resp.StatusCode == http.StatusOK {
+			break
+		}
+		if resp.StatusCode != http.StatusServiceUnavailable && resp.StatusCode != http.StatusUnprocessableEntity || time.Now().After(deadline) {
+			t.Fatalf("apply: %d %s", resp.StatusCode, body)
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	r.same(commit)
+}
+
 func TestWitnessSignsThroughAFollower(t *testing.T) {
 	var key signer.PrivateKey
 	r := memoryReplicas(t, 2, twoSigners(t, &key))

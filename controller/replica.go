@@ -42,7 +42,9 @@ type replica struct {
 
 // FrontierBucket keeps, per network, what a leader knows of git besides what it published: the state file's content.
 func FrontierBucket() store.BucketConfig {
-	return store.BucketConfig{Name: "frontiers", Description: "last accepted commit and trust roots of each network, packed", MaxValueBytes: maxFrontier}
+	return store.BucketConfig{
+		Name: "frontiers", Description: "last accepted commit and trust roots of each network, packed", MaxValueBytes: maxFrontier,
+	}
 }
 
 // maxFrontier keeps a record within one message. Trust roots are alike, so that hundreds of versions fit.
@@ -114,7 +116,8 @@ func (n *network) promote(ctx context.Context, term uint64) error {
 			return fmt.Errorf("frontier: %w", publish.ErrDeposed)
 		}
 		if err := n.trust(&offered.State); err != nil {
-			return err
+			n.log.Error("state in the store ignored, this replica goes on from its own", "error", err)
+			offered = nil
 		}
 	}
 	if err := n.publisher.Lead(ctx, term); err != nil {
@@ -194,7 +197,7 @@ func (n *network) shareState(ctx context.Context, s *state) error {
 	return nil
 }
 
-// readFrontier gives nil and revision 0 if there is no record.
+// readFrontier gives nil and revision 0 if there is no record, nil if it cannot be read: it will be written anew.
 func (n *network) readFrontier(ctx context.Context) (*sharedState, uint64, error) {
 	data, revision, err := n.replica.frontiers.GetRevision(ctx, frontierKey(n.cfg.Name))
 	if errors.Is(err, store.ErrNotFound) {
@@ -204,7 +207,11 @@ func (n *network) readFrontier(ctx context.Context) (*sharedState, uint64, error
 		return nil, 0, err
 	}
 	s, err := decodeFrontier(data)
-	return s, revision, err
+	if err != nil {
+		n.log.Error("state in the store ignored", "error", err)
+		return nil, revision, nil
+	}
+	return s, revision, nil
 }
 
 func decodeFrontier(packed []byte) (*sharedState, error) {
@@ -233,8 +240,10 @@ func (n *network) trust(s *state) error {
 	if root == nil {
 		return nil
 	}
-	if now := n.publisher.Root(); now != nil && (root.Version < now.Version || root.Version == now.Version && root.Digest() != now.Digest()) {
-		return fmt.Errorf("trust root version %d in the store is not the one after version %d, which this replica has", root.Version, now.Version)
+	now := n.publisher.Root()
+	if now != nil && (root.Version < now.Version || root.Version == now.Version && root.Digest() != now.Digest()) {
+		return fmt.Errorf("trust root version %d in the store does not follow version %d, which this replica has",
+			root.Version, now.Version)
 	}
 	n.mu.RLock()
 	next := &state{Frontier: n.state.Frontier, Chain: s.Chain, AllowShrink: n.state.AllowShrink}

@@ -259,7 +259,8 @@ func (l *Lease) take(ctx context.Context) (*hold, error) {
 	l.mu.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, l.times.StepDown)
 	defer cancel()
-	h := &hold{record: record{Holder: l.me.ID, Replica: l.me.Name, Term: before.Term + 1}, revision: before.revision, sent: l.times.Now()}
+	mine := record{Holder: l.me.ID, Replica: l.me.Name, Term: before.Term + 1}
+	h := &hold{record: mine, revision: before.revision, sent: l.times.Now()}
 	if err := l.write(ctx, h); err != nil {
 		return nil, err
 	}
@@ -306,7 +307,11 @@ func (l *Lease) hold(ctx context.Context, h *hold, lead func(context.Context, ui
 	if err == nil && last != nil {
 		err = l.release(ctx, last)
 	}
-	l.log.Info("not leading any more", "replica", l.me.Name, "term", h.record.Term, "error", err)
+	if err != nil {
+		l.log.Warn("not leading any more", "replica", l.me.Name, "term", h.record.Term, "error", err)
+	} else {
+		l.log.Info("not leading any more", "replica", l.me.Name, "term", h.record.Term)
+	}
 }
 
 // keep renews until ctx or the work ends (nil) or the lease is lost. stop is called at the instant at which another replica

@@ -188,7 +188,8 @@ func (p *Publisher) adopt(ctx context.Context, z *Zone, e entry) error {
 	current := z.currentGeneration()
 	if current == nil || current.mark() != e.Current.mark() {
 		if current != nil && e.Current.mark().compare(current.mark()) < 0 {
-			return fmt.Errorf("generation %d-%d %w: %d-%d", e.Current.Epoch, e.Current.Serial, errRollback, current.Manifest.Epoch, current.Manifest.Serial)
+			m := current.Manifest
+			return fmt.Errorf("generation %d-%d %w: %d-%d", e.Current.Epoch, e.Current.Serial, errRollback, m.Epoch, m.Serial)
 		}
 		if err := p.fetch(ctx, z, *e.Current); err != nil {
 			return err
@@ -238,7 +239,8 @@ func (p *Publisher) fetch(ctx context.Context, z *Zone, s shared) error {
 	z.behind = false
 	z.setSuspended(g.Manifest.Suspended)
 	z.install(p.keep(z, g), nil)
-	p.opts.Logger.Info("taken over from the leader", "zone", z.Name, "epoch", s.Epoch, "serial", s.Serial, "commit", g.Manifest.Commit)
+	p.opts.Logger.Info("taken over from the leader", "zone", z.Name, "epoch", s.Epoch, "serial", s.Serial,
+		"commit", g.Manifest.Commit)
 	return nil
 }
 
@@ -250,7 +252,8 @@ func (p *Publisher) judge(z *Zone, path string, s shared) (*Generation, error) {
 	}
 	m := g.Manifest
 	if g.Digest != s.Manifest || m.Network != p.opts.Network || m.Zone != z.Name {
-		return nil, fmt.Errorf("generation %d-%d in the store is of network %s, zone %s: %w", m.Epoch, m.Serial, m.Network, m.Zone, ErrCorrupt)
+		return nil, fmt.Errorf("generation %d-%d in the store is of network %s, zone %s: %w",
+			m.Epoch, m.Serial, m.Network, m.Zone, ErrCorrupt)
 	}
 	if peermap.DigestOf(g.inputs) != m.Inputs {
 		return nil, fmt.Errorf("inputs of generation %d-%d: %w", m.Epoch, m.Serial, ErrCorrupt)
@@ -287,7 +290,8 @@ func (p *Publisher) adoptStamp(z *Zone, envelope []byte) error {
 	if err != nil {
 		return fmt.Errorf("timestamp in the store: %w", err)
 	}
-	if t.Network != p.opts.Network || t.Zone != z.Name || t.Manifest != s.Digest || t.Epoch != s.Manifest.Epoch || t.Serial != s.Manifest.Serial {
+	here := t.Network == p.opts.Network && t.Zone == z.Name
+	if !here || t.Manifest != s.Digest || t.Epoch != s.Manifest.Epoch || t.Serial != s.Manifest.Serial {
 		return fmt.Errorf("timestamp in the store is for generation %d-%d of zone %s", t.Epoch, t.Serial, t.Zone)
 	}
 	if s.Timestamp != nil && s.Stamp.Manifest == t.Manifest && s.Stamp.Issued >= t.Issued {
