@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/apex-network/apex/agent/fetch"
+	"github.com/apex-network/apex/signer"
 	"github.com/apex-network/apex/spec/peermap"
 )
 
