@@ -1,0 +1,40 @@
+package enrol
+
+import (
+	"testing"
+	"time"
+
+	"github.com/apex-network/apex/internal/protocol"
+	"github.com/apex-network/apex/spec/peermap"
+)
+
+// Whatever a controller sends, a witness neither falls over nor accepts a binding that nobody made.
+func FuzzRecheck(f *testing.F) {
+	w := newWorld(f)
+	s := w.service()
+	m, next := w.machine("laptop"), w.machine("laptop#2")
+	known := map[peermap.Digest]bool{}
+	keep := func() {
+		data := must(protocol.Encode(w.record(s, "laptop")))(f)
+		known[must(openLink(w.record(s, "laptop")))(f).digest] = true
+		f.Add(data)
+	}
+	m.join(s, "corp", m.token(w.person("ann", "ops")))
+	keep()
+	w.pass(16 * time.Hour)
+	m.join(s, "corp", w.tokens.Issue(w.person("ann", "ops")))
+	keep()
+	w.bound(w.rotate(s, m, next, protocol.RotatePath("acme", "prod", "laptop")))
+	keep()
+	judge := w.judge()
+	f.Fuzz(func(t *testing.T, data []byte) {
+		var r protocol.BindingRecord
+		if protocol.Decode(data, maxRecordBytes, &r) != nil {
+			return
+		}
+		signed, err := judge.Recheck(t.Context(), r)
+		if err == nil && !known[signed.Digest] {
+			t.Fatalf("accepted a binding that nobody made: %+v", signed.Binding)
+		}
+	})
+}
