@@ -9,6 +9,7 @@ import (
 
 	"github.com/apex-network/apex/agent/control"
 	"github.com/apex-network/apex/agent/enrol"
+	"github.com/apex-network/apex/agent/fetch"
 	"github.com/apex-network/apex/agent/follow"
 	"github.com/apex-network/apex/agent/keys"
 	"github.com/apex-network/apex/agent/status"
@@ -113,16 +114,18 @@ func (z *zone) enrolOptions(config ZoneConfig, env environment) enrol.Options {
 	}
 }
 
-// newestRoot walks along the trust roots, which a host may do before it is a member, and gives the newest.
+// newestRoot walks along the trust roots, which a host may do before it is a member, and gives the newest. The one that is
+// held will do if the controller has died since it answered: a binding must not be lost for that.
 func (z *zone) newestRoot(ctx context.Context) (*signer.Root, error) {
-	if err := z.follower.Roots(ctx); err != nil {
-		return nil, err
-	}
+	err := z.follower.Roots(ctx)
 	root := z.follower.Current().State.Root()
-	if root == nil {
-		return nil, follow.ErrNotReady
+	switch {
+	case root != nil && (err == nil || errors.Is(err, fetch.ErrUnreachable)):
+		return root, nil
+	case err == nil:
+		err = follow.ErrNotReady
 	}
-	return root, nil
+	return nil, err
 }
 
 // depart takes everything of ours from the host, after a person has taken it out of the zone. What was seen stays.

@@ -72,11 +72,10 @@ func (p *Provider) addr(port uint16) netip.AddrPort {
 	return netip.AddrPortFrom(p.Host.Interfaces()[0].Addr4(), port)
 }
 
-// Ports of the providers.
+// Ports of the real providers.
 const (
 	ldapPort = 389
 	dexPort  = 5556
-	simPort  = 9000
 )
 
 // Dex starts Dex with people of its own.
@@ -99,9 +98,9 @@ func (p *Provider) DexWithDirectory(ctx context.Context, people idp.Users, opt i
 	return dex, slapd, nil
 }
 
-// Simulate starts a simulated provider of this program at the host's address.
+// Simulate starts a simulated provider of this program at a free port of the host's.
 func (p *Provider) Simulate(ctx context.Context, opt idp.IssuerOptions) (*idp.Issuer, error) {
-	listener, err := p.Host.Listen(ctx, "tcp", p.addr(simPort).String())
+	listener, err := p.Host.Listen(ctx, "tcp", p.addr(0).String())
 	if err != nil {
 		return nil, err
 	}

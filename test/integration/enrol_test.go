@@ -4,6 +4,7 @@ package integration
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -223,4 +224,29 @@ func awaitRenewed(n *fleet.Node, before time.Time) func(context.Context) error {
 		}
 		return nil
 	}
+}
+
+// logged fails unless the controller says in one line why it refused somebody.
+func (e *enrolment) logged(words ...string) {
+	e.t.Helper()
+	line, err := e.Controller.Process.AwaitLog(e.ctx, words[0])
+	e.must(err)
+	for _, word := range words {
+		if !strings.Contains(line, word) {
+			e.t.Errorf("the controller's log does not say %q: %s", word, line)
+		}
+	}
+}
+
+// again joins as withToken does, with a controller that may be starting: what it cannot do yet is tried again.
+func (e *enrolment) again(n *fleet.Node, token string) error {
+	var last error
+	err := lab.Await(e.ctx, "an answer that lasts", func(context.Context) error {
+		last = e.withToken(n, token)
+		if last != nil && (strings.Contains(last.Error(), "cannot be reached") || strings.Contains(last.Error(), "not-ready")) {
+			return last
+		}
+		return nil
+	})
+	return errors.Join(err, last)
 }

@@ -4,7 +4,10 @@ package integration
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -49,12 +52,13 @@ func TestJobsJoin(t *testing.T) {
 	})
 	t.Run("a repository that only looks like the rule's", func(t *testing.T) {
 		e := e.in(t)
-		e.failing(evil, "ci", "repository", "acme-evil/network")
+		e.failing(evil, "no member rule", "repository acme-evil/network")
+		e.logged("rule ci (zones/office.yaml:8:7)", "repository")
 		e.still(evil.Host, serverAddr, tcp(443), false)
 	})
 	t.Run("another branch", func(t *testing.T) {
 		e := e.in(t)
-		e.failing(branch, "ci", "ref", "refs/heads/feature")
+		e.failing(branch, "no member rule", "ref refs/heads/feature")
 	})
 }
 
@@ -78,8 +82,24 @@ func (e *enrolment) gone(name string) {
 // failing waits until a host says that its enrolment fails, in words that say what is wrong.
 func (e *enrolment) failing(n *fleet.Node, words ...string) {
 	e.t.Helper()
-	c, err := n.AwaitCondition(e.ctx, "office", status.EnrolmentFailing, true)
-	e.must(err)
-	e.t.Logf("%s says: %s: %s", n.Spec.Name, c.Reason, c.Message)
-	e.refusedWith(fmt.Errorf("%s: %s", c.Reason, c.Message), words...)
+	var message string
+	e.must(n.Agent.Await(e.ctx, fmt.Sprintf("%s says %q", n.Spec.Name, words), func(ctx context.Context) error {
+		z, err := n.Zone(ctx, "office")
+		if err != nil {
+			return err
+		}
+		i := slices.IndexFunc(z.Conditions, func(c status.Condition) bool { return c.Type == status.EnrolmentFailing && c.Status })
+		if i < 0 {
+			return errors.New("its enrolment does not fail")
+		}
+		message = z.Conditions[i].Message
+		for _, word := range words {
+			if !strings.Contains(message, word) {
+				return fmt.Errorf("it says: %s", message)
+			}
+		}
+		return nil
+	}))
+	e.t.Logf("%s says: %s", n.Spec.Name, message)
+	e.refusedWith(errors.New(message), words...)
 }

@@ -3,6 +3,7 @@
 package integration
 
 import (
+	"strings"
 	"testing"
 	"time"
 
@@ -51,7 +52,13 @@ func TestPeopleJoin(t *testing.T) {
 	})
 	t.Run("nobody without a rule", func(t *testing.T) {
 		e := e.in(t)
-		e.refusedWith(e.byBrowser(other, "eve@example.com"), "staff", "groups")
+		// The host hears what its identity is, and only the controller's log which rules there are.
+		err := e.byBrowser(other, "eve@example.com")
+		e.refusedWith(err, "eve@example.com", "groups guests")
+		if strings.Contains(err.Error(), "staff") {
+			t.Errorf("a stranger learns the rule: %v", err)
+		}
+		e.logged("eve@example.com", "rule staff (zones/office.yaml:8:7)", "group")
 		e.still(other.Host, serverAddr, icmp(), false)
 	})
 	t.Run("a group is taken off the policy in git", func(t *testing.T) {
@@ -66,7 +73,7 @@ func TestPeopleJoin(t *testing.T) {
 		e := e.in(t)
 		e.office("{name: staff, issuer: corp, users: [bob@example.com], labels: {kind: laptop}}")
 		began := time.Now()
-		e.merge("Only bob")
+		e.merge("Only bob\n\nApex-Allow-Shrink: office")
 		e.stop(laptop, icmp(), began, "merge without the rule's group")
 		e.reaches(desktop.Host, serverAddr, icmp(), true)
 	})

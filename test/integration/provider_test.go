@@ -31,7 +31,7 @@ func TestProviderAway(t *testing.T) {
 	e.begin()
 
 	e.failing(pod, "cluster", "503")
-	e.must(e.byBrowser(laptop, "alice", "--issuer", "corp"))
+	e.must(e.byBrowser(laptop, "alice@example.com", "--issuer", "corp"))
 	e.reaches(laptop.Host, serverAddr, tcp(443), true)
 
 	cluster.Break(idp.Discovery, nil)
@@ -41,11 +41,12 @@ func TestProviderAway(t *testing.T) {
 	e.must(err)
 
 	e.must(dex.Close())
-	e.refusedWith(e.byBrowser(laptop, "alice", "--issuer", "corp", "--again"), "corp")
+	e.refusedWith(e.byBrowser(laptop, "alice@example.com", "--issuer", "corp", "--again"), dex.Issuer(), "cannot be reached")
 	e.still(laptop.Host, serverAddr, tcp(443), true)
 	e.must(e.Controller.Process.Kill(e.ctx))
 	e.must(e.Controller.Start(e.ctx))
-	commit := e.merge("A change while both are away")
+	e.allow(toServer("any: true", "tcp/443, icmp"))
+	commit := e.merge("A change while the provider is away")
 	e.enforced(commit)
 	e.must(laptop.AwaitCommit(e.ctx, commit))
 	e.still(laptop.Host, serverAddr, tcp(443), true)

@@ -77,7 +77,8 @@ func TestReplicas(t *testing.T) {
 	t.Logf("%d of %d hosts had their binding when the leader was killed", len(acknowledged), burst)
 	for i, n := range hosts {
 		if errs[i] != nil { // its token is as good as before, or was used for the answer that was lost
-			e.must(e.withToken(n, tokens[i]))
+			t.Logf("%s tries again: %v", n.Spec.Name, errs[i])
+			e.must(e.again(n, tokens[i]))
 		}
 	}
 	seen := map[netip.Addr]string{}

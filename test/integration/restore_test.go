@@ -40,6 +40,7 @@ func TestRestore(t *testing.T) {
 	e.must(err)
 	e.must(c.Start(e.ctx))
 
+	e.allow(toServer("any: true", "tcp/443, icmp"))
 	commit := e.merge("A change after the loss")
 	e.enforced(commit)
 	e.must(laptop.AwaitCommit(e.ctx, commit))

@@ -4,6 +4,7 @@ package integration
 
 import (
 	"encoding/json"
+	"errors"
 	"testing"
 	"time"
 
@@ -83,6 +84,12 @@ func TestRevocation(t *testing.T) {
 		// Bindings count in whole seconds: what was issued in this one is meant too.
 		now := time.Now().Truncate(time.Second).Add(time.Second)
 		revoke(e, n, spec.Revocation{Zone: "office", Node: "kept", Before: &now})
+		e.must(waitFor(e.ctx, "that second is over", func() error {
+			if time.Now().Before(now) {
+				return errors.New("not yet")
+			}
+			return nil
+		}))
 		e.must(e.withToken(n, token(n), "--again"))
 		e.reaches(n.Host, serverAddr, tcp(443), true)
 	})
