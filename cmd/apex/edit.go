@@ -13,8 +13,8 @@ import (
 	"github.com/apex-network/apex/spec/diag"
 )
 
-// Edits of documents change as few bytes as they can: comments, blank lines and the order of things are people's. Every edit
-// is checked by the caller, who loads the result and compares what it says.
+// Edits of documents change as few bytes as they can: comments, blank lines and the order of things are people's.
+// Every edit is checked by the caller, who loads the result and compares what it says.
 
 // errEdit says that a document is written in a way that an edit by program could spoil.
 var errEdit = errors.New("cannot be edited by program")
@@ -35,8 +35,8 @@ func replaceScalar(data []byte, pos diag.Position, old, next string) ([]byte, er
 	return bytes.Join(lines, nil), nil
 }
 
-// appendItem adds an item to the block list `spec.<field>` of the document whose first key stands at line, and begins the
-// list if there is none. The item is lines of a YAML mapping.
+// appendItem adds an item to the block list `spec.<field>` of the document whose first key stands at line, and begins
+// the list if there is none. The item is lines of a YAML mapping.
 func appendItem(data []byte, line int, field string, item []string) ([]byte, error) {
 	root, err := documentAt(data, line)
 	if err != nil {
@@ -99,7 +99,8 @@ func valueOf(mapping *yaml.Node, key string) *yaml.Node {
 	return nil
 }
 
-// lastLine is the last line on which a part of n begins. That is its end too, unless it ends in a text of several lines.
+// lastLine is the last line on which a part of n begins. That is its end too, unless it ends in a text of several
+// lines.
 func lastLine(n *yaml.Node) int {
 	last := n.Line
 	for _, c := range n.Content {

@@ -118,15 +118,17 @@ func (e enrolments) write(s cli.Streams) error {
 		for i, a := range b.Binding.Addresses {
 			addresses[i] = a.String()
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", b.Binding.Zone, b.Binding.Node, whose(b.Binding.Identity.Issuer, b.Binding.Identity.Username, b.Binding.Identity.Subject),
-			joined(addresses), b.Binding.Rule.Name, time.Unix(b.Binding.Expires, 0).UTC().Format(time.RFC3339), b.Digest)
+		id := b.Binding.Identity
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", b.Binding.Zone, b.Binding.Node,
+			whose(id.Issuer, id.Username, id.Subject), joined(addresses), b.Binding.Rule.Name,
+			time.Unix(b.Binding.Expires, 0).UTC().Format(time.RFC3339), b.Digest)
 	}
 	if len(e.Waiting) > 0 {
 		fmt.Fprintln(w, "\nWAITING\tZONE\tNODE\tIDENTITY\tGROUPS\tRULE\tSINCE")
 	}
 	for _, r := range e.Waiting {
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", r.ID, r.Zone, r.Node, whose(r.Issuer, r.Username, r.Subject), joined(r.Groups), r.Rule,
-			r.Since.UTC().Format(time.RFC3339))
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", r.ID, r.Zone, r.Node, whose(r.Issuer, r.Username, r.Subject),
+			joined(r.Groups), r.Rule, r.Since.UTC().Format(time.RFC3339))
 	}
 	return w.Flush()
 }
@@ -158,5 +160,6 @@ func (e enrolments) find(what string) (protocol.Waiting, error) {
 		ids[i] = w.ID
 	}
 	slices.Sort(ids)
-	return protocol.Waiting{}, cli.WithCode(cli.Invalid, fmt.Errorf("%q means several requests: name one of %s", what, strings.Join(ids, ", ")))
+	return protocol.Waiting{}, cli.WithCode(cli.Invalid, fmt.Errorf(
+		"%q means several requests: name one of %s", what, strings.Join(ids, ", ")))
 }

@@ -85,7 +85,8 @@ func decide(ctx context.Context, s cli.Streams, f enrolFlags, what string, appro
 	if approve {
 		word = "approved"
 	}
-	fmt.Fprintf(s.Err, "%s %s of %s in zone %s (keys %s, %s)\n", word, w.Node, whose(w.Issuer, w.Username, w.Subject), w.Zone, w.PublicKey, w.IdentityKey)
+	fmt.Fprintf(s.Err, "%s %s of %s in zone %s (keys %s, %s)\n", word, w.Node, whose(w.Issuer, w.Username, w.Subject), w.Zone,
+		spec.Key(w.PublicKey), spec.Key(w.IdentityKey))
 	return nil
 }
 
@@ -127,24 +128,29 @@ func approveInGit(ctx context.Context, s cli.Streams, f enrolFlags, what string,
 	return nil
 }
 
-// writeApproval adds the approval to the zone's document, checks that the file then says this and nothing else, and gives
-// the file's path.
+// writeApproval adds the approval to the zone's document, checks that the file then says this and nothing else, and
+// gives the file's path.
 func (w *workspace) writeApproval(s cli.Streams, waiting protocol.Waiting, now time.Time) (string, error) {
 	zone, err := w.zoneDocument(waiting.Zone)
 	if err != nil {
 		return "", err
 	}
-	approval := spec.Approval{Node: waiting.Node, PublicKey: spec.Key(waiting.PublicKey), IdentityKey: spec.Key(waiting.IdentityKey)}
+	approval := spec.Approval{
+		Node: waiting.Node, PublicKey: spec.Key(waiting.PublicKey), IdentityKey: spec.Key(waiting.IdentityKey),
+	}
 	for _, a := range zone.Value.Spec.Approved {
 		if a == approval {
-			return "", cli.WithCode(cli.Invalid, fmt.Errorf("%s approves node %s with these keys already; commit and push it", zone.Pos, waiting.Node))
+			return "", cli.WithCode(cli.Invalid, fmt.Errorf(
+				"%s approves node %s with these keys already; commit and push it", zone.Pos, waiting.Node))
 		}
 	}
 	file, err := w.fileOf(zone.Pos)
 	if err != nil {
 		return "", err
 	}
-	item := []string{"node: " + approval.Node, "publicKey: " + approval.PublicKey.String(), "identityKey: " + approval.IdentityKey.String()}
+	item := []string{
+		"node: " + approval.Node, "publicKey: " + approval.PublicKey.String(), "identityKey: " + approval.IdentityKey.String(),
+	}
 	text, err := appendItem(file.Data, zone.Pos.Line, "approved", item)
 	if err != nil {
 		return "", cli.WithCode(cli.Invalid, fmt.Errorf("%s: zone %s: %w; add this to spec.approved by hand: {%s, %s, %s}",
@@ -163,7 +169,9 @@ func (w *workspace) writeApproval(s cli.Streams, waiting protocol.Waiting, now t
 
 // rewrite puts a changed file in its place if the network stays valid and the document that read finds in it says what
 // was wanted: an edit by program must not slip in anything else.
-func (w *workspace) rewrite(s cli.Streams, file spec.File, wanted any, read func(*workspace) (any, error), now time.Time) error {
+func (w *workspace) rewrite(
+	s cli.Streams, file spec.File, wanted any, read func(*workspace) (any, error), now time.Time,
+) error {
 	next := &workspace{dir: w.dir}
 	for _, f := range w.files {
 		if f.Path == file.Path {

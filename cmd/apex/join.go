@@ -49,9 +49,10 @@ file or an environment variable. To sign in on another machine, see apex login.
 Where a rule asks for a review, join says so and ends; --wait waits for the maintainer.
 
 Exit codes: 0 bound, or waiting for a maintainer; 4 the token or the identity is refused; 6 not in time.`,
-		Example: "  sudo apex join --zone office\n  sudo apex join --zone office --paste\n  sudo apex join --zone ci --issuer gitlab --token-env APEX_ID_TOKEN",
-		Args:    cobra.NoArgs,
-		RunE:    func(c *cobra.Command, _ []string) error { return runJoin(c.Context(), s, f) },
+		Example: "  sudo apex join --zone office\n  sudo apex join --zone office --paste\n" +
+			"  sudo apex join --zone ci --issuer gitlab --token-env APEX_ID_TOKEN",
+		Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error { return runJoin(c.Context(), s, f) },
 	}
 	f.register(c)
 	c.Flags().StringVar(&f.zone, "zone", "", "zone to join; needed only if this host has several")
@@ -98,8 +99,10 @@ func runJoin(ctx context.Context, s cli.Streams, f joinFlags) error {
 		return err
 	}
 	fmt.Fprintf(s.Err, "Asking to join zone %s as %s.\n", e.Zone, e.Node)
-	e, err = agent.Join(ctx, control.Join{Zone: e.Zone, Issuer: session.Issuer, IDToken: session.IDToken, RefreshToken: session.RefreshToken,
-		TokenEndpoint: session.TokenEndpoint, ClientID: session.ClientID, Routes: routes, Relay: f.relay})
+	e, err = agent.Join(ctx, control.Join{
+		Zone: e.Zone, Issuer: session.Issuer, IDToken: session.IDToken, RefreshToken: session.RefreshToken,
+		TokenEndpoint: session.TokenEndpoint, ClientID: session.ClientID, Routes: routes, Relay: f.relay,
+	})
 	if err != nil {
 		return agentError(err)
 	}
@@ -136,7 +139,8 @@ func (f *joinFlags) session(ctx context.Context, s cli.Streams, e control.Enrolm
 	}
 	switch {
 	case given > 1:
-		return nil, cli.WithCode(cli.Invalid, errors.New("choose one of --token-file, --token-env, --github, --login and a way to sign in"))
+		return nil, cli.WithCode(cli.Invalid, errors.New(
+			"choose one of --token-file, --token-env, --github, --login and a way to sign in"))
 	case f.file != "":
 		return readSession(s, f.file)
 	case f.tokenFile != "" || f.tokenEnv != "":
@@ -158,7 +162,8 @@ func (f *joinFlags) session(ctx context.Context, s cli.Streams, e control.Enrolm
 	if err != nil {
 		return nil, err
 	}
-	text, err := token.GitHub{}.Token(ctx, token.Need{Issuer: issuer.URL, Audience: issuer.Audience, Commitment: r.Commitment})
+	need := token.Need{Issuer: issuer.URL, Audience: issuer.Audience, Commitment: r.Commitment}
+	text, err := token.GitHub{}.Token(ctx, need)
 	return &login.Session{Issuer: issuer.Name, IDToken: text}, err
 }
 
@@ -176,7 +181,8 @@ func issuerOf(info *protocol.EnrolmentInfo, name, raw string) (string, error) {
 			return i.Name, nil
 		}
 	}
-	return "", cli.WithCode(cli.Trust, fmt.Errorf("the token's claim iss is %q, which is no issuer of the network", claims.Issuer))
+	return "", cli.WithCode(cli.Trust, fmt.Errorf(
+		"the token's claim iss is %q, which is no issuer of the network", claims.Issuer))
 }
 
 // follow asks the agent until the host is bound, waits for a maintainer, or has failed.
@@ -191,7 +197,8 @@ func (f *joinFlags) follow(ctx context.Context, s cli.Streams, agent *control.Cl
 		case member(e) || e.Stage == control.Expiring:
 			return printEnrolment(s, f.format, e)
 		case e.Stage == control.Waiting && !f.wait:
-			fmt.Fprintf(s.Err, "A maintainer has to approve this: apex enrol approve %s. The agent asks again by itself.\n", e.WaitingID)
+			fmt.Fprintf(s.Err, "A maintainer has to approve this: apex enrol approve %s. The agent asks again by itself.\n",
+				e.WaitingID)
 			return printEnrolment(s, f.format, e)
 		case e.Stage == control.Unbound || e.Stage == control.Expired:
 			return fmt.Errorf("zone %s was not joined: %s", e.Zone, e.Message)
@@ -202,7 +209,8 @@ func (f *joinFlags) follow(ctx context.Context, s cli.Streams, agent *control.Cl
 		}
 		select {
 		case <-ctx.Done():
-			return cli.WithCode(cli.TimedOut, fmt.Errorf("zone %s is not joined yet (%s); the agent goes on trying, apex join shows how far it is", e.Zone, e.Stage))
+			return cli.WithCode(cli.TimedOut, fmt.Errorf(
+				"zone %s is not joined yet (%s); the agent goes on trying, apex join shows how far it is", e.Zone, e.Stage))
 		case <-tick.C:
 		}
 		next, err := agent.Enrolment(ctx, e.Zone)

@@ -47,8 +47,8 @@ const (
 	byDevice
 )
 
-// way takes the one that was asked for, or the best there is: a browser here, then one elsewhere; a device code only where
-// the network takes tokens that commit to no keys, since few providers let such a code carry a nonce.
+// way takes the one that was asked for, or the best there is: a browser here, then one elsewhere; a device code only
+// where the network takes tokens that commit to no keys, since few providers let such a code carry a nonce.
 func (f *signInFlags) way(goos string, env login.Environ, interactive, bound bool) (way, error) {
 	asked := []way{}
 	for w, set := range []bool{byBrowser: f.browser, byPaste: f.paste, byDevice: f.device} {
@@ -90,15 +90,20 @@ func chooseIssuer(issuers []protocol.IssuerInfo, name string) (protocol.IssuerIn
 	}
 	switch {
 	case len(names) == 0:
-		return protocol.IssuerInfo{}, cli.WithCode(cli.Invalid, errors.New("the network has no issuers: nobody can join by identity (Network.spec.issuers)"))
+		return protocol.IssuerInfo{}, cli.WithCode(cli.Invalid, errors.New(
+			"the network has no issuers: nobody can join by identity (Network.spec.issuers)"))
 	case name != "":
-		return protocol.IssuerInfo{}, cli.WithCode(cli.Invalid, fmt.Errorf("issuer %q is none of the network's: %s", name, strings.Join(names, ", ")))
+		return protocol.IssuerInfo{}, cli.WithCode(cli.Invalid, fmt.Errorf(
+			"issuer %q is none of the network's: %s", name, strings.Join(names, ", ")))
 	}
-	return protocol.IssuerInfo{}, cli.WithCode(cli.Invalid, fmt.Errorf("choose an issuer with --issuer: %s", strings.Join(names, ", ")))
+	return protocol.IssuerInfo{}, cli.WithCode(cli.Invalid, fmt.Errorf(
+		"choose an issuer with --issuer: %s", strings.Join(names, ", ")))
 }
 
 // signIn lets the person at the terminal sign in so that the token commits to commitment.
-func (f *signInFlags) signIn(ctx context.Context, s cli.Streams, issuers []protocol.IssuerInfo, commitment string) (*login.Session, error) {
+func (f *signInFlags) signIn(
+	ctx context.Context, s cli.Streams, issuers []protocol.IssuerInfo, commitment string,
+) (*login.Session, error) {
 	issuer, err := chooseIssuer(issuers, f.issuer)
 	if err != nil {
 		return nil, err
@@ -111,7 +116,8 @@ func (f *signInFlags) signIn(ctx context.Context, s cli.Streams, issuers []proto
 	if err != nil {
 		return nil, cli.WithCode(cli.Invalid, err)
 	}
-	flow := &login.Flow{Issuer: issuer, Commitment: commitment, Callback: f.callback, Client: oidcclient.New(transport, "apex/"+version)}
+	flow := &login.Flow{Issuer: issuer, Commitment: commitment, Callback: f.callback,
+		Client: oidcclient.New(transport, "apex/"+version)}
 	ctx, cancel := context.WithTimeout(ctx, f.timeout)
 	defer cancel()
 	session, err := f.run(ctx, s, flow, how)
@@ -130,7 +136,8 @@ func (f *signInFlags) run(ctx context.Context, s cli.Streams, flow *login.Flow, 
 	switch how {
 	case byBrowser:
 		return flow.Browser(ctx, func(page string) error {
-			fmt.Fprintf(s.Err, "Sign in at %s in the browser that opens, or open this address in one on this machine:\n\n  %s\n\n", flow.Issuer.Name, page)
+			fmt.Fprintf(s.Err, "Sign in at %s in the browser that opens, or open this address in one on this machine:\n\n  %s\n\n",
+				flow.Issuer.Name, page)
 			if err := login.Open(ctx, page); err != nil {
 				fmt.Fprintf(s.Err, "No browser opened by itself (%v).\n", err)
 			}
@@ -150,7 +157,8 @@ func (f *signInFlags) run(ctx context.Context, s cli.Streams, flow *login.Flow, 
 		})
 	}
 	return flow.Device(ctx, func(p login.Prompt) {
-		fmt.Fprintf(s.Err, "Sign in at %s: open %s on any machine and type in this code:\n\n  %s\n\n", flow.Issuer.Name, p.URL, paint(s, bold, p.Code))
+		fmt.Fprintf(s.Err, "Sign in at %s: open %s on any machine and type in this code:\n\n  %s\n\n",
+			flow.Issuer.Name, p.URL, paint(s, bold, p.Code))
 		if p.Complete != "" {
 			fmt.Fprintf(s.Err, "Or open %s\n", p.Complete)
 		}

@@ -29,8 +29,8 @@ func (c *Client) Enrolments(ctx context.Context) (protocol.EnrolmentList, error)
 	return list, c.do(req, &list)
 }
 
-// Decide approves or denies a request that waits. The key must be of a maintainer who may change the zone's document; the
-// signed decision is kept as evidence of the binding.
+// Decide approves or denies a request that waits. The key must be of a maintainer who may change the zone's document;
+// the signed decision is kept as evidence of the binding.
 func (c *Client) Decide(ctx context.Context, w protocol.Waiting, approve bool) error {
 	payload, err := protocol.NewDecision(c.opt.Network, w, approve, c.opt.Now())
 	if err != nil {

@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// Browser signs in with a browser on this machine (RFC 8252 §7.3): open is given the address that it shall show, and the
-// provider sends it back to a port of the loopback that is open only meanwhile. ctx bounds the waiting.
+// Browser signs in with a browser on this machine (RFC 8252 §7.3): open is given the address that it shall show, and
+// the provider sends it back to a port of the loopback that is open only meanwhile. ctx bounds the waiting.
 func (f *Flow) Browser(ctx context.Context, open func(url string) error) (*Session, error) {
 	listener, redirect, err := f.listen(ctx)
 	if err != nil {
@@ -22,8 +22,13 @@ func (f *Flow) Browser(ctx context.Context, open func(url string) error) (*Sessi
 		return nil, err
 	}
 	codes := make(chan outcome, 1)
-	server := &http.Server{Handler: flow.landingPage(listener.Addr().String(), redirect, codes), ReadHeaderTimeout: 5 * time.Second,
-		ReadTimeout: 5 * time.Second, WriteTimeout: 5 * time.Second, MaxHeaderBytes: 64 << 10}
+	server := &http.Server{
+		Handler:           flow.landingPage(listener.Addr().String(), redirect, codes),
+		ReadHeaderTimeout: 5 * time.Second,
+		ReadTimeout:       5 * time.Second,
+		WriteTimeout:      5 * time.Second,
+		MaxHeaderBytes:    64 << 10,
+	}
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -83,7 +88,8 @@ func (f *Flow) callback() (host, port string, err error) {
 	}
 	host, port, err = net.SplitHostPort(f.Callback)
 	if err != nil || host != "localhost" && host != "127.0.0.1" && host != "::1" {
-		return "", "", fmt.Errorf("%w: callback %q: want 127.0.0.1:PORT, [::1]:PORT or localhost:PORT", ErrUnsupported, f.Callback)
+		return "", "", fmt.Errorf("%w: callback %q: want 127.0.0.1:PORT, [::1]:PORT or localhost:PORT",
+			ErrUnsupported, f.Callback)
 	}
 	return host, port, nil
 }
@@ -101,7 +107,8 @@ func listenHost(host string) string {
 func (c *codeFlow) landingPage(listening, redirect string, codes chan<- outcome) http.Handler {
 	want, err := http.NewRequest(http.MethodGet, redirect, nil)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if err != nil || r.Host != want.Host && r.Host != listening || r.Method != http.MethodGet || r.URL.Path != callbackPath {
+		ours := err == nil && (r.Host == want.Host || r.Host == listening)
+		if !ours || r.Method != http.MethodGet || r.URL.Path != callbackPath {
 			landing(w, http.StatusNotFound, "Nothing is here.")
 			return
 		}

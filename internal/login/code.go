@@ -35,14 +35,17 @@ func (f *Flow) code(ctx context.Context, redirect string) (*codeFlow, error) {
 	if p.AuthorizationEndpoint == "" {
 		return nil, fmt.Errorf("%w: provider %s names no authorization endpoint", ErrUnsupported, f.Issuer.Name)
 	}
-	return &codeFlow{Flow: f, provider: p, redirect: redirect, state: rand.Text(), verifier: oauth2.GenerateVerifier()}, nil
+	return &codeFlow{
+		Flow: f, provider: p, redirect: redirect, state: rand.Text(), verifier: oauth2.GenerateVerifier(),
+	}, nil
 }
 
 // url is what the person's browser is to open.
 func (c *codeFlow) url() string {
 	config := oauth2.Config{ClientID: c.Issuer.ClientID, RedirectURL: c.redirect, Scopes: c.scopes(c.provider),
 		Endpoint: oauth2.Endpoint{AuthURL: c.provider.AuthorizationEndpoint}}
-	return config.AuthCodeURL(c.state, oauth2.S256ChallengeOption(c.verifier), oauth2.SetAuthURLParam("nonce", c.Commitment))
+	return config.AuthCodeURL(c.state, oauth2.S256ChallengeOption(c.verifier),
+		oauth2.SetAuthURLParam("nonce", c.Commitment))
 }
 
 // errForeign says that a redirect belongs to another signing in, or is somebody's attempt to slip one in.
@@ -55,7 +58,8 @@ func (c *codeFlow) accept(query url.Values) (code string, err error) {
 	}
 	// RFC 9207 §2.4: an answer of another provider must not be sent to this one's token endpoint.
 	if iss := query.Get("iss"); iss != c.Issuer.URL && (iss != "" || c.provider.NamesIssuer) {
-		return "", fmt.Errorf("%w: the redirect comes from %q, not from %q (parameter iss)", ErrToken, clip(iss), c.Issuer.URL)
+		return "", fmt.Errorf("%w: the redirect comes from %q, not from %q (parameter iss)",
+			ErrToken, clip(iss), c.Issuer.URL)
 	}
 	if problem := query.Get("error"); problem != "" {
 		refused := &oidcclient.Error{Code: clip(problem), Description: clip(query.Get("error_description"))}
@@ -69,8 +73,10 @@ func (c *codeFlow) accept(query url.Values) (code string, err error) {
 
 // redeem changes the code for a session.
 func (c *codeFlow) redeem(ctx context.Context, code string) (*Session, error) {
-	tokens, err := c.Client.Token(ctx, c.provider.TokenEndpoint, url.Values{
-		"grant_type": {"authorization_code"}, "code": {code}, "redirect_uri": {c.redirect}, "code_verifier": {c.verifier}}, c.auth())
+	form := url.Values{
+		"grant_type": {"authorization_code"}, "code": {code}, "redirect_uri": {c.redirect}, "code_verifier": {c.verifier},
+	}
+	tokens, err := c.Client.Token(ctx, c.provider.TokenEndpoint, form, c.auth())
 	if err != nil {
 		return nil, c.failed(ctx, "get a token", err)
 	}

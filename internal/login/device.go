@@ -41,8 +41,8 @@ type deviceCode struct {
 	Interval int64  `json:"interval"`
 }
 
-// Device signs in with a code that a person types in on any other machine (RFC 8628). Few providers carry a nonce through
-// this way; where the network asks for bound tokens the result is then ErrUnbound.
+// Device signs in with a code that a person types in on any other machine (RFC 8628). Few providers carry a nonce
+// through this way; where the network asks for bound tokens the result is then ErrUnbound.
 func (f *Flow) Device(ctx context.Context, show func(Prompt)) (*Session, error) {
 	p, err := f.begin(ctx)
 	if err != nil {
@@ -69,8 +69,10 @@ func (f *Flow) Device(ctx context.Context, show func(Prompt)) (*Session, error) 
 // deviceCode asks for a code. Addresses in the answer are shown to a person, who opens them: only web pages will do.
 func (f *Flow) deviceCode(ctx context.Context, p *oidcclient.Provider) (deviceCode, error) {
 	auth := f.auth()
-	// RFC 6749 §3.1 has a provider leave out what it does not know: the nonce costs nothing and binds the token where it is known.
-	body, err := f.Client.Post(ctx, p.DeviceEndpoint, url.Values{"scope": {strings.Join(f.scopes(p), " ")}, "nonce": {f.Commitment}}, &auth)
+	// RFC 6749 §3.1 has a provider leave out what it does not know: the nonce costs nothing and binds the token where
+	// it is known.
+	form := url.Values{"scope": {strings.Join(f.scopes(p), " ")}, "nonce": {f.Commitment}}
+	body, err := f.Client.Post(ctx, p.DeviceEndpoint, form, &auth)
 	if err != nil {
 		return deviceCode{}, err
 	}
@@ -84,8 +86,8 @@ func (f *Flow) deviceCode(ctx context.Context, p *oidcclient.Provider) (deviceCo
 	return code, nil
 }
 
-// poll asks for the tokens until there are some, the provider says no, or ctx ends with the code. A question that gets no
-// answer is asked again, each time later.
+// poll asks for the tokens until there are some, the provider says no, or ctx ends with the code. A question that
+// gets no answer is asked again, each time later.
 func (f *Flow) poll(ctx context.Context, p *oidcclient.Provider, code deviceCode) (oidcclient.Tokens, error) {
 	form := url.Values{"grant_type": {"urn:ietf:params:oauth:grant-type:device_code"}, "device_code": {code.Device}}
 	interval := bound(code.Interval, defaultInterval, maxInterval)

@@ -1,10 +1,10 @@
-// Package login signs a person in at an OpenID provider and brings back an ID token that commits to a node's keys. It is
-// the client side for people: a browser on this machine (RFC 8252), a browser on another one whose address bar is pasted
-// back, or a code typed in elsewhere (RFC 8628). Any provider that follows the standards will do.
+// Package login signs a person in at an OpenID provider and brings back an ID token that commits to a node's keys. It
+// is the client side for people: a browser on this machine (RFC 8252), a browser on another one whose address bar is
+// pasted back, or a code typed in elsewhere (RFC 8628). Any provider that follows the standards will do.
 //
-// It promises that a token it gives was issued for the client, audience and commitment it asked with, as far as the token
-// itself says so; whether the token's signature holds is the controller's to judge. No error and no text that it makes holds
-// a token, a code or a secret. It keeps nothing: where a result goes is the caller's business.
+// It promises that a token it gives was issued for the client, audience and commitment it asked with, as far as the
+// token itself says so; whether the token's signature holds is the controller's to judge. No error and no text that
+// it makes holds a token, a code or a secret. It keeps nothing: where a result goes is the caller's business.
 package login
 
 import (
@@ -28,7 +28,8 @@ var (
 	ErrUnbound = errors.New("the token is not bound to the node's keys")
 	// ErrToken says that the provider gave a token that is not what was asked for; the message names the claim.
 	ErrToken = errors.New("the provider's ID token is not usable")
-	// ErrUnsupported says that the provider, or the network's description of it, lacks what this way of signing in needs.
+	// ErrUnsupported says that the provider, or the network's description of it, lacks what this way of signing in
+	// needs.
 	ErrUnsupported = errors.New("this way of signing in is not possible here")
 )
 
@@ -40,9 +41,9 @@ type Flow struct {
 	Commitment string
 	// Client reaches the provider.
 	Client *oidcclient.Client
-	// Callback is where the provider sends the browser back to: host:port of the loopback, port 0 for a free one. Empty means
-	// 127.0.0.1:0. A provider that only takes registered addresses needs a fixed one; `localhost:PORT` keeps that word in the
-	// address.
+	// Callback is where the provider sends the browser back to: host:port of the loopback, port 0 for a free one.
+	// Empty means 127.0.0.1:0. A provider that only takes registered addresses needs a fixed one; `localhost:PORT`
+	// keeps that word in the address.
 	Callback string
 }
 
@@ -67,7 +68,8 @@ func (s Session) GoString() string { return s.String() }
 // begin learns the provider's endpoints.
 func (f *Flow) begin(ctx context.Context) (*oidcclient.Provider, error) {
 	if f.Issuer.ClientID == "" {
-		return nil, fmt.Errorf("%w: issuer %s names no client for people (Network.spec.issuers: clientID)", ErrUnsupported, f.Issuer.Name)
+		return nil, fmt.Errorf("%w: issuer %s names no client for people (Network.spec.issuers: clientID)",
+			ErrUnsupported, f.Issuer.Name)
 	}
 	p, err := f.Client.Discover(ctx, f.Issuer.URL)
 	if err != nil {
@@ -79,8 +81,8 @@ func (f *Flow) begin(ctx context.Context) (*oidcclient.Provider, error) {
 	return &p, nil
 }
 
-// scopes is what is asked for: openid always, and offline_access only of a provider that does not say it knows none, since
-// some refuse a whole request for a scope that they do not have.
+// scopes is what is asked for: openid always, and offline_access only of a provider that does not say it knows none,
+// since some refuse a whole request for a scope that they do not have.
 func (f *Flow) scopes(p *oidcclient.Provider) []string {
 	scopes := []string{"openid"}
 	for _, s := range f.Issuer.Scopes {
@@ -97,7 +99,8 @@ func (f *Flow) scopes(p *oidcclient.Provider) []string {
 // session checks what the token endpoint gave and keeps what matters of it.
 func (f *Flow) session(p *oidcclient.Provider, tokens oidcclient.Tokens, nonce nonceRule) (*Session, error) {
 	if tokens.IDToken == "" {
-		return nil, fmt.Errorf("%w: the answer of %s holds no id_token; is scope openid allowed for client %s?", ErrToken, f.Issuer.Name, f.Issuer.ClientID)
+		return nil, fmt.Errorf("%w: the answer of %s holds no id_token; is scope openid allowed for client %s?",
+			ErrToken, f.Issuer.Name, f.Issuer.ClientID)
 	}
 	if err := f.check(tokens.IDToken, nonce); err != nil {
 		return nil, err

@@ -14,8 +14,8 @@ import (
 // Environ reads an environment variable; os.Getenv is one.
 type Environ func(string) string
 
-// HasBrowser says whether a browser can be expected on this machine: $BROWSER names one, or the system has a desktop. Over
-// SSH a browser would open on the wrong screen, or on none.
+// HasBrowser says whether a browser can be expected on this machine: $BROWSER names one, or the system has a desktop.
+// Over SSH a browser would open on the wrong screen, or on none.
 func HasBrowser(goos string, env Environ) bool {
 	switch {
 	case env("BROWSER") != "":
@@ -41,8 +41,8 @@ func opener(goos string, env Environ, page string) []string {
 	return []string{"xdg-open", page}
 }
 
-// Open shows page in the person's browser and does not wait for it: $BROWSER, or what the system has for that. Only https
-// addresses, and http ones of the loopback, are handed to the other program.
+// Open shows page in the person's browser and does not wait for it: $BROWSER, or what the system has for that. Only
+// https addresses, and http ones of the loopback, are handed to the other program.
 func Open(ctx context.Context, page string) error {
 	if !isPage(page) {
 		return errors.New("open a browser: the provider's address is not one to open")
@@ -61,7 +61,8 @@ func Open(ctx context.Context, page string) error {
 // terminal could take for more.
 func isPage(text string) bool {
 	u, err := url.Parse(text)
-	if err != nil || u.Host == "" || strings.ContainsFunc(text, func(r rune) bool { return r <= ' ' || r >= 0x7f || strings.ContainsRune("\"'`<>\\", r) }) {
+	unfit := func(r rune) bool { return r <= ' ' || r >= 0x7f || strings.ContainsRune("\"'`<>\\", r) }
+	if err != nil || u.Host == "" || strings.ContainsFunc(text, unfit) {
 		return false
 	}
 	host := u.Hostname()

@@ -17,10 +17,13 @@ var ErrPaste = errors.New("that is not the address that the browser ended at")
 // maxPasted bounds a pasted address, in bytes.
 const maxPasted = 64 << 10
 
-// Paste signs in with a browser on another machine: show is given the address to open there. The browser ends at a page of its
-// own loopback that cannot be loaded, whose address ask has to bring back. Unlike a device code, this way carries the
-// commitment. ask is asked again, with the reason, until it gives an address that belongs to this signing in, or an error.
-func (f *Flow) Paste(ctx context.Context, show func(url string), ask func(context.Context, error) (string, error)) (*Session, error) {
+// Paste signs in with a browser on another machine: show is given the address to open there. The browser ends at a
+// page of its own loopback that cannot be loaded, whose address ask has to bring back. Unlike a device code, this way
+// carries the commitment. ask is asked again, with the reason, until it gives an address that belongs to this signing
+// in, or an error.
+func (f *Flow) Paste(
+	ctx context.Context, show func(url string), ask func(context.Context, error) (string, error),
+) (*Session, error) {
 	redirect, err := f.unheard()
 	if err != nil {
 		return nil, err

@@ -14,8 +14,8 @@ const (
 	// nonceSent: the commitment was sent as the nonce of an authorization request, so the token must carry it back
 	// (OpenID Connect Core 1.0 §3.1.3.7, 11).
 	nonceSent nonceRule = iota
-	// nonceOffered: a device code has no place for a nonce, so a token may lack it if the network says so; another one is
-	// refused.
+	// nonceOffered: a device code has no place for a nonce, so a token may lack it if the network says so; another
+	// one is refused.
 	nonceOffered
 )
 
@@ -30,7 +30,8 @@ func (f *Flow) check(raw string, rule nonceRule) error {
 		return fmt.Errorf("%w: claim iss is %q, not %q", ErrToken, clip(c.Issuer), f.Issuer.URL)
 	}
 	if !f.meant(c.Audience) {
-		return fmt.Errorf("%w: claim aud is %q, and the network asks for %q (Network.spec.issuers: audience, clientID)", ErrToken, clip(strings.Join(c.Audience, ", ")), f.Issuer.Audience)
+		return fmt.Errorf("%w: claim aud is %q, and the network asks for %q (Network.spec.issuers: audience, clientID)",
+			ErrToken, clip(strings.Join(c.Audience, ", ")), f.Issuer.Audience)
 	}
 	switch {
 	case c.Nonce == f.Commitment:
@@ -40,8 +41,8 @@ func (f *Flow) check(raw string, rule nonceRule) error {
 	case rule == nonceSent:
 		return fmt.Errorf("%w: %w: the provider left claim nonce out although it was asked for", ErrToken, ErrUnbound)
 	case f.Issuer.Bound:
-		return fmt.Errorf("%w: %s carries no nonce through a device code, and the network wants one; sign in with a browser, "+
-			"or paste the redirect back", ErrUnbound, f.Issuer.Name)
+		return fmt.Errorf("%w: %s carries no nonce through a device code, and the network wants one; "+
+			"sign in with a browser, or paste the redirect back", ErrUnbound, f.Issuer.Name)
 	}
 	return nil
 }
