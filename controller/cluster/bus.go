@@ -21,6 +21,9 @@ type Bus interface {
 // ErrNobody says that nobody answers: the replica has ended, or cannot be reached.
 var ErrNobody = errors.New("no replica answers")
 
+// errUndelivered says, beside ErrNobody, that the question reached nobody: it may be asked again.
+var errUndelivered = errors.New("nobody listens")
+
 // Sizes and times of the NATS bus. A server's default limit for one message is 1 MiB.
 const (
 	maxQuestion = 512 << 10
@@ -92,6 +95,9 @@ func nextWithin(ctx context.Context, sub *nats.Subscription, d time.Duration) (*
 		return m, nil
 	case ctx.Err() != nil:
 		return nil, ctx.Err()
+	}
+	if errors.Is(err, nats.ErrNoResponders) {
+		return nil, fmt.Errorf("%w: %w", ErrNobody, errUndelivered)
 	}
 	return nil, fmt.Errorf("%w: %w", ErrNobody, err)
 }
@@ -170,7 +176,7 @@ func (m *Memory) Ask(ctx context.Context, subject string, question []byte, limit
 	f := m.answers[subject]
 	m.mu.Unlock()
 	if f == nil {
-		return nil, ErrNobody
+		return nil, fmt.Errorf("%w: %w", ErrNobody, errUndelivered)
 	}
 	if len(question) > maxQuestion {
 		return nil, fmt.Errorf("question of %d bytes, limit %d", len(question), maxQuestion)

@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -28,6 +29,8 @@ type Forwarder struct {
 	// leader says who leads a network; leads whether that is this replica.
 	leader func(network string) (who Replica, leads bool)
 	slots  chan struct{}
+	// Wait is how long a request waits for a leader; set before the first.
+	Wait time.Duration
 }
 
 // Bounds of a forwarded request.
@@ -49,7 +52,7 @@ var forwarded = []string{
 
 // NewForwarder makes a forwarder. leader is called with names that clients chose.
 func NewForwarder(me Replica, bus Bus, leader func(network string) (Replica, bool), log *slog.Logger) *Forwarder {
-	return &Forwarder{me: me, bus: bus, log: log, leader: leader, slots: make(chan struct{}, maxForwarding)}
+	return &Forwarder{me: me, bus: bus, log: log, leader: leader, slots: make(chan struct{}, maxForwarding), Wait: takeoverWait}
 }
 
 // question and answer are what travels, in CBOR.
@@ -89,12 +92,11 @@ func (f *Forwarder) Handler(local http.Handler) http.Handler {
 	mux.Handle("/", local)
 	for _, pattern := range forwarded {
 		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
-			who, leads := f.leader(r.PathValue("network"))
-			if leads {
+			if _, leads := f.leader(r.PathValue("network")); leads {
 				local.ServeHTTP(w, r)
 				return
 			}
-			f.forward(w, r, who)
+			f.forward(w, r, local)
 		})
 	}
 	return mux
@@ -107,6 +109,7 @@ func (f *Forwarder) Listen(handler http.Handler, poke func(network string)) (sto
 	for _, pattern := range forwarded {
 		leading.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
 			if _, leads := f.leader(r.PathValue("network")); !leads {
+				w.Header().Set(notLeader, "1")
 				noLeader().Write(w)
 				return
 			}
@@ -136,12 +139,21 @@ func noLeader() *protocol.Problem {
 	return p
 }
 
-// forward asks who and gives the client the answer.
-func (f *Forwarder) forward(w http.ResponseWriter, r *http.Request, who Replica) {
-	if who.ID == "" {
-		noLeader().Write(w)
-		return
-	}
+// notLeader marks the answer of a replica that was asked for a leader's and has done nothing.
+const notLeader = "Apex-Not-Leader"
+
+// takeoverWait is how long a request waits for a leader by default: longer than a takeover takes, so that clients do not
+// notice one.
+// takeoverLook is how often it looks.
+const (
+	takeoverWait = 2 * TTL
+	takeoverLook = 100 * time.Millisecond
+)
+
+// forward asks the leader and gives the client the answer. What reached no leader is asked again; of what reached one that then
+// fell silent nobody knows what became, and the client is told to come back. If this replica comes to lead meanwhile, it
+// answers itself.
+func (f *Forwarder) forward(w http.ResponseWriter, r *http.Request, local http.Handler) {
 	select {
 	case f.slots <- struct{}{}:
 		defer func() { <-f.slots }()
@@ -151,15 +163,21 @@ func (f *Forwarder) forward(w http.ResponseWriter, r *http.Request, who Replica)
 		p.Write(w)
 		return
 	}
-	a, err := f.ask(w, r, who)
+	body, err := readForwarded(w, r)
+	var a *answer
+	if err == nil {
+		a, err = f.askUntil(r, body)
+	}
+	if errors.Is(err, errOurs) {
+		again := r.WithContext(r.Context())
+		again.Body = io.NopCloser(bytes.NewReader(body))
+		local.ServeHTTP(w, again)
+		return
+	}
 	if err != nil {
 		var p *protocol.Problem
 		if !errors.As(err, &p) {
-			level := slog.LevelWarn
-			if errors.Is(err, ErrNobody) { // it has just ended, and the client is told to come back
-				level = slog.LevelDebug
-			}
-			f.log.Log(r.Context(), level, "request not forwarded", "path", r.URL.Path, "to", who.Name, "error", err)
+			f.log.Info("request not forwarded", "path", r.URL.Path, "error", err)
 			p = noLeader()
 		}
 		p.Write(w)
@@ -172,7 +190,37 @@ func (f *Forwarder) forward(w http.ResponseWriter, r *http.Request, who Replica)
 	_, _ = w.Write(a.Body) // the client is gone; there is nobody to tell
 }
 
-func (f *Forwarder) ask(w http.ResponseWriter, r *http.Request, who Replica) (*answer, error) {
+// errOurs says that this replica leads now.
+var errOurs = errors.New("this replica leads")
+
+// askUntil asks whoever leads, until somebody does or Wait is over.
+func (f *Forwarder) askUntil(r *http.Request, body []byte) (*answer, error) {
+	deadline := time.Now().Add(f.Wait)
+	for {
+		who, leads := f.leader(r.PathValue("network"))
+		err := fmt.Errorf("%w: %w", ErrNobody, errUndelivered)
+		if leads {
+			return nil, errOurs
+		}
+		var a *answer
+		if who.ID != "" && who.ID != f.me.ID {
+			if a, err = f.ask(r, body, who); err == nil && a.Header.Get(notLeader) == "" {
+				return a, nil
+			}
+		}
+		if err != nil && !errors.Is(err, errUndelivered) || time.Now().After(deadline) {
+			return nil, cmp.Or(err, ErrNobody)
+		}
+		select {
+		case <-r.Context().Done():
+			return nil, r.Context().Err()
+		case <-time.After(takeoverLook):
+		}
+	}
+}
+
+// readForwarded reads the body of a request.
+func readForwarded(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 	control := http.NewResponseController(w)
 	_ = control.SetReadDeadline(time.Now().Add(bodyTimeout)) // test writers have none
 	_ = control.SetWriteDeadline(time.Now().Add(forwardTimeout + bodyTimeout))
@@ -184,6 +232,10 @@ func (f *Forwarder) ask(w http.ResponseWriter, r *http.Request, who Replica) (*a
 		}
 		return nil, protocol.NewProblem(status, code, "the body did not arrive whole, or is too large")
 	}
+	return body, nil
+}
+
+func (f *Forwarder) ask(r *http.Request, body []byte, who Replica) (*answer, error) {
 	q := question{Method: r.Method, Host: r.Host, URI: r.URL.RequestURI(), Remote: r.RemoteAddr, Header: r.Header, Body: body}
 	data, err := cbor.Marshal(q)
 	if err != nil {

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -57,6 +58,7 @@ func TestForwardedRequestArrivesAsItWas(t *testing.T) {
 			}
 			there := cluster.NewForwarder(cluster.Replica{ID: "f1"}, ends[1], func(string) (cluster.Replica, bool) { return leader, false }, slog.New(slog.DiscardHandler))
 			local := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusTeapot) })
+			there.Wait = time.Millisecond
 			front := there.Handler(local)
 
 			r := httptest.NewRequest(http.MethodPost, "https://apex.example:8443/v1/networks/acme/zones/prod/enrol", strings.NewReader("body"))
@@ -104,10 +106,52 @@ func TestFollowerDoesNotAnswerForTheLeader(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer stop()
+	f.Wait = time.Millisecond
 	w := httptest.NewRecorder()
 	f.Handler(http.NotFoundHandler()).ServeHTTP(w, httptest.NewRequest(http.MethodPost, "/v1/networks/acme/apply", nil))
 	if w.Code != http.StatusServiceUnavailable {
 		t.Errorf("answered with %d", w.Code)
+	}
+}
+
+// A request that finds the leader gone waits for the next one, whoever that is.
+func TestRequestWaitsForALeader(t *testing.T) {
+	bus := cluster.NewMemory()
+	var leader atomic.Pointer[cluster.Replica]
+	leader.Store(&cluster.Replica{Name: "gone", ID: "g1"})
+	replica := func(id string) *cluster.Forwarder {
+		me := cluster.Replica{Name: id, ID: id}
+		return cluster.NewForwarder(me, bus, func(string) (cluster.Replica, bool) {
+			who := *leader.Load()
+			return who, who.ID == id
+		}, slog.New(slog.DiscardHandler))
+	}
+	answers := func(text string) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			body, _ := io.ReadAll(r.Body) // from memory
+			_, _ = w.Write([]byte(text + " " + string(body)))
+		})
+	}
+	b := replica("b")
+	stop, err := b.Listen(answers("b"), func(string) {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stop()
+	front := replica("a").Handler(answers("a"))
+	for _, next := range []string{"b", "a"} {
+		leader.Store(&cluster.Replica{Name: "gone", ID: "g1"})
+		w := httptest.NewRecorder()
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			front.ServeHTTP(w, httptest.NewRequest(http.MethodPost, "/v1/networks/acme/apply", strings.NewReader("body")))
+		}()
+		leader.Store(&cluster.Replica{Name: next, ID: next})
+		<-done
+		if w.Code != http.StatusOK || w.Body.String() != next+" body" {
+			t.Errorf("%d %q, want it from %s", w.Code, w.Body, next)
+		}
 	}
 }
 
