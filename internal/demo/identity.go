@@ -70,8 +70,14 @@ func (s *story) join(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if out := s.knock(ctx, "web", 80, 5*time.Second); out.Verdict != lab.Reached {
-		return "", fmt.Errorf("the notebook does not reach web: %s", out)
+	err = lab.Await(ctx, "the notebook's first packet", func(ctx context.Context) error {
+		if out := s.knock(ctx, "web", 80, time.Second); out.Verdict != lab.Reached {
+			return fmt.Errorf("the notebook does not reach web: %s", out)
+		}
+		return nil
+	})
+	if err != nil {
+		return "", err
 	}
 	took := time.Since(began)
 	if out := s.knock(ctx, "db", 5432, 300*time.Millisecond); out.Verdict == lab.Reached {

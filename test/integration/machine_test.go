@@ -53,7 +53,7 @@ func TestJobsJoin(t *testing.T) {
 	t.Run("a repository that only looks like the rule's", func(t *testing.T) {
 		e := e.in(t)
 		e.failing(evil, "no member rule", "repository acme-evil/network")
-		e.logged("rule ci (zones/office.yaml:8:7)", "repository")
+		e.logged("forge:repo:acme-evil/network", "rule ci (zones/office.yaml:8:7)", "claim repository")
 		e.still(evil.Host, serverAddr, tcp(443), false)
 	})
 	t.Run("another branch", func(t *testing.T) {

@@ -53,10 +53,14 @@ func TestReplicas(t *testing.T) {
 	}
 	var group sync.WaitGroup
 	errs := make([]error, burst)
+	lanes := make(chan struct{}, 2) // so that some have their answer, some wait for theirs and some have not asked
 	for i, n := range hosts {
-		group.Go(func() { errs[i] = e.withToken(n, tokens[i]) })
+		group.Go(func() {
+			lanes <- struct{}{}
+			errs[i] = e.withToken(n, tokens[i])
+			<-lanes
+		})
 	}
-	// Some have their answer by now, some wait for theirs.
 	e.must(lab.Await(e.ctx, "the first host is bound", func(ctx context.Context) error {
 		for _, n := range hosts {
 			if _, err = n.Address(ctx, "office"); err == nil {

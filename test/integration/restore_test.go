@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/apex-network/apex/internal/fleet"
 	"github.com/apex-network/apex/spec"
@@ -16,23 +17,21 @@ import (
 func TestRestore(t *testing.T) {
 	t.Parallel()
 	e := newEnrolment(t, fleet.Options{})
-	issuer := e.simulate("corp", spec.TokenBindingRequired)
+	issuer := e.simulate("corp", spec.TokenBindingOptional)
 	e.office("{name: staff, issuer: corp, match: {sub: ada}}")
 	e.allow(toServer("any: true", "tcp/443"))
-	laptop, left := e.joiner("laptop", nil), e.joiner("left", nil)
+	laptop, phone, thief := e.joiner("laptop", nil), e.joiner("phone", nil), e.joiner("thief", nil)
 	e.begin()
-	used := e.mint(issuer, left, "ada")
-	e.must(e.withToken(left, used))
+	used := issuer.Mint(issuer.Claims("apex", "ada", time.Now()))
+	e.must(e.withToken(phone, used))
 	e.must(e.withToken(laptop, e.mint(issuer, laptop, "ada")))
 	address := e.bound(laptop)
-	_, err := e.Apex(e.ctx, left.Host, "leave", "--zone", "office")
-	e.must(err)
 	e.reaches(laptop.Host, serverAddr, tcp(443), true)
 
 	file := filepath.Join(e.Lab.Dir(), "apex.backup")
 	c := e.Controller
 	config := filepath.Join(c.Dir, "controller.yaml")
-	_, err = c.Host.Run(e.ctx, binaries(t).Controller, "backup", "--config", config, file)
+	_, err := c.Host.Run(e.ctx, binaries(t).Controller, "backup", "--config", config, file)
 	e.must(err)
 	e.must(c.Process.Kill(e.ctx))
 	e.must(os.RemoveAll(filepath.Join(c.Dir, "storage")))
@@ -48,7 +47,8 @@ func TestRestore(t *testing.T) {
 		t.Errorf("the laptop had %s and has %s", address, now)
 	}
 	e.still(laptop.Host, serverAddr, tcp(443), true)
-	e.refusedWith(e.withToken(left, used), "used")
-	e.must(e.withToken(left, e.mint(issuer, left, "ada")))
-	e.reaches(left.Host, serverAddr, tcp(443), true)
+	e.still(phone.Host, serverAddr, tcp(443), true)
+	e.refusedWith(e.withToken(thief, used), "used")
+	e.must(e.withToken(thief, e.mint(issuer, thief, "ada")))
+	e.reaches(thief.Host, serverAddr, tcp(443), true)
 }
