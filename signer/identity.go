@@ -137,6 +137,9 @@ func (a ApplierIdentity) refuse(all map[string]any, commit string) error {
 func matchAll(all map[string]any, rules []ClaimRule) error {
 	for _, rule := range rules {
 		values, ok := claims.Lookup(all, rule.Claim)
+		if claims.IsEmail(rule.Claim) && !claims.EmailVerified(all) {
+			return fmt.Errorf("the issuer does not say that claim %s is verified (email_verified)", rule.Claim)
+		}
 		if !ok {
 			return fmt.Errorf("the token has no claim %s; the rule wants %s", rule.Claim, rule.Pattern)
 		}
@@ -220,8 +223,8 @@ func (c *rootChecker) identity(what, name, issuer string, match []ClaimRule) {
 		c.fail("%s: match: needs 1 to %d claims", what, MaxIdentities)
 		return
 	}
-	if !slices.ContainsFunc(match, func(r ClaimRule) bool { return !claims.Open(r.Pattern) }) {
-		c.fail("%s: match: only stars: every job of the issuer would do", what)
+	if !slices.ContainsFunc(match, func(r ClaimRule) bool { return claims.Narrows(r.Claim, r.Pattern) }) {
+		c.fail("%s: match: only stars, iss or aud: every job of the issuer would do", what)
 	}
 	for i, rule := range match {
 		if err := errors.Join(claims.CheckName(rule.Claim), claims.CheckPattern(rule.Pattern)); err != nil {
@@ -268,9 +271,30 @@ func apart(a, b []ClaimRule) bool {
 	return false
 }
 
-// WitnessBinding is what an ID token must carry in `aud` or `nonce` to sign the manifest with this payload digest.
+// namesClient reports whether the rule says for which client its tokens are made.
+func (w WitnessIdentity) namesClient() bool {
+	return slices.ContainsFunc(w.Match, func(r ClaimRule) bool {
+		claim := strings.TrimPrefix(r.Claim, "/")
+		return (claim == "aud" || claim == "azp") && !claims.Open(r.Pattern)
+	})
+}
+
+// carries reports whether a token was made for bound. Whom a token is for is the issuer's word, so an audience counts by
+// itself. A nonce is chosen by whichever client signs somebody in: it counts only under a rule that names the client (aud
+// or azp), or any website with the issuer's sign-in could get its visitor's signature.
+func (w WitnessIdentity) carries(all map[string]any, bound string) bool {
+	audience, _ := claims.Lookup(all, "aud")
+	if slices.Contains(audience, bound) {
+		return true
+	}
+	nonce, _ := all["nonce"].(string)
+	return nonce == bound && w.namesClient()
+}
+
+// WitnessBinding is what an ID token must carry in `aud` (or `nonce`, where the rule names the client) to sign the manifest
+// with this payload digest.
 func WitnessBinding(manifest peermap.Digest) string { return "apex-witness:" + manifest.String() }
 
-// WitnessAccess is what an ID token must carry in `aud` or `nonce` to show its holder to the network's controller as a
+// WitnessAccess is what an ID token must carry there to show its holder to the network's controller as a
 // witness: to read what waits, and to refuse. It signs nothing.
 func WitnessAccess(network string) string { return "apex-witness-access:" + network }

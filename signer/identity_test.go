@@ -107,7 +107,6 @@ func TestKeylessWitness(t *testing.T) {
 		}
 		for name, all := range map[string]map[string]any{
 			"audience": ciClaims(g, nil), "list": ciClaims(g, map[string]any{"aud": []string{"x", WitnessBinding(g.digest)}}),
-			"nonce": ciClaims(g, map[string]any{"aud": "x", "nonce": WitnessBinding(g.digest)}),
 		} {
 			signed := withToken(env, "ci", k.mint(all))
 			q, err := r.CheckManifest(signed)
@@ -118,6 +117,42 @@ func TestKeylessWitness(t *testing.T) {
 			whole := must(signed.Encode())(t)
 			if _, err := r.VerifyManifest(whole); err != nil || len(whole) > peermap.MaxManifestBytes {
 				t.Errorf("%s: %d bytes, %v", alg, len(whole), err)
+			}
+		}
+	}
+}
+
+// TestWitnessNonceNeedsItsClient: a website that people sign in to with the witness's issuer chooses the nonce of their
+// tokens. Were that enough, it would get the signature of each visitor whom the rule admits.
+func TestWitnessNonceNeedsItsClient(t *testing.T) {
+	k := newCIKey(t, "EdDSA")
+	r, g, env := ciRoot(t, k)
+	token := k.mint(ciClaims(g, map[string]any{"aud": "apex-cli", "nonce": WitnessBinding(g.digest)}))
+	if _, err := r.CheckManifest(withToken(env, "ci", token)); !errors.Is(err, ErrMismatch) {
+		t.Errorf("a nonce under a rule without a client: %v", err)
+	}
+	for pattern, good := range map[string]bool{"apex-cli": true, "website": false} {
+		named := r.Clone()
+		named.WitnessIdentities[0].Match = []ClaimRule{{"aud", pattern}, {"repository_id", "42"}}
+		named = must(named.Canonical())(t)
+		q, err := named.CheckManifest(withToken(env, "ci", token))
+		if good != (err == nil && q.Met()) {
+			t.Errorf("a rule for client %s: %+v, %v", pattern, q, err)
+		}
+	}
+}
+
+// TestUnverifiedEmailIsNobody: an email that the issuer has not verified is what its user typed in.
+func TestUnverifiedEmailIsNobody(t *testing.T) {
+	for _, claim := range []string{"email", "/email"} {
+		rules := []ClaimRule{{claim, "ci@acme.example"}}
+		for verified, good := range map[any]bool{nil: false, false: false, "false": false, true: true, "true": true} {
+			all := map[string]any{"email": "ci@acme.example"}
+			if verified != nil {
+				all["email_verified"] = verified
+			}
+			if err := matchAll(all, rules); (err == nil) != good {
+				t.Errorf("claim %s, email_verified %v: %v", claim, verified, err)
 			}
 		}
 	}

@@ -141,9 +141,9 @@ func (w *pinnedIdentity) verify(token, bound string) (witnessToken, error) {
 	if iss, _ := all["iss"].(string); iss != w.Issuer {
 		return witnessToken{}, fmt.Errorf("%w: claim iss is %.160q, the rule wants %s", ErrIdentity, iss, w.Issuer)
 	}
-	audience, _ := claims.Lookup(all, "aud")
-	if nonce, _ := all["nonce"].(string); nonce != bound && !slices.Contains(audience, bound) {
-		return witnessToken{}, fmt.Errorf("%w: neither claim nonce nor aud is %s: the token was made for something else", ErrMismatch, bound)
+	if !w.carries(all, bound) {
+		return witnessToken{}, fmt.Errorf("%w: claim aud is not %s, nor is the nonce under a rule that names the client: "+
+			"the token was made for something else", ErrMismatch, bound)
 	}
 	if err := matchAll(all, w.Match); err != nil {
 		return witnessToken{}, fmt.Errorf("%w: %w", ErrIdentity, err)

@@ -153,7 +153,7 @@ func (c *checker) checkMember(doc *Document[Zone], path string, r *MemberRule) {
 			sound = false
 			c.errorf(doc, at, diag.BadClaim, "", "claim %q: %s", clip(name), strings.ReplaceAll(err.Error(), "\n", "; "))
 		}
-		open = open && claims.Open(r.Match[name])
+		open = open && !claims.Narrows(name, r.Match[name])
 	}
 	if open && sound && r.Approval != ApprovalReview {
 		c.warnf(doc, path, diag.MemberAnybody, "name users, groups or a claim that only your people have, or say approval: review",

@@ -94,7 +94,10 @@ func (c *checker) checkIdentity(root *Document[TrustRoot], path, name, issuer st
 			c.errorf(root, path+".issuer", diag.TrustIdentity, "write it as the token's `iss` has it", "%v", err)
 		}
 	}
-	narrow := slices.ContainsFunc(slices.Collect(maps.Values(match)), func(p string) bool { return !claims.Open(p) })
+	narrow := false
+	for claim, pattern := range match {
+		narrow = narrow || claims.Narrows(claim, pattern)
+	}
 	if !narrow {
 		c.errorf(root, path, diag.TrustIdentity, "add match, with an id that nobody else can get, such as repository_id",
 			"identity %q matches nobody in particular", name)

@@ -34,6 +34,9 @@ var (
 // Decode reads the payload of a token that was verified: one JSON object, with numbers kept as they are written, which is
 // what Lookup needs to tell 9007199254740993 from its neighbours. A claim that stands twice is refused.
 func Decode(payload []byte) (map[string]any, error) {
+	if !utf8.Valid(payload) {
+		return nil, errors.New("the token's claims are not UTF-8")
+	}
 	dec := json.NewDecoder(bytes.NewReader(payload))
 	dec.UseNumber()
 	var out map[string]any
@@ -96,11 +99,12 @@ func unescape(step string) string {
 	return strings.ReplaceAll(strings.ReplaceAll(step, "~1", "/"), "~0", "~")
 }
 
-// text writes a scalar; false for what has no one spelling.
+// text writes a scalar; false for what has no one spelling: the decoder writes U+FFFD for every lone surrogate, so that
+// different names would be one.
 func text(v any) (string, bool) {
 	switch v := v.(type) {
 	case string:
-		return v, len(v) <= MaxValue && utf8.ValidString(v)
+		return v, len(v) <= MaxValue && utf8.ValidString(v) && !strings.ContainsRune(v, utf8.RuneError)
 	case bool:
 		return strconv.FormatBool(v), true
 	case json.Number:
@@ -163,6 +167,26 @@ func CheckPattern(pattern string) error {
 // Open reports whether a pattern asks for nothing but a value of some number of segments.
 func Open(pattern string) bool {
 	return strings.Trim(pattern, "*"+separators) == ""
+}
+
+// Narrows reports whether a rule tells some of an issuer's identities from the others: its pattern is not Open, and the claim
+// is neither the issuer itself nor the audience, which whoever asks for a token may often choose.
+func Narrows(claim, pattern string) bool {
+	switch strings.TrimPrefix(claim, "/") {
+	case "iss", "aud":
+		return false
+	}
+	return !Open(pattern)
+}
+
+// IsEmail reports whether a name leads to the claim email, which counts only if EmailVerified.
+func IsEmail(name string) bool { return name == "email" || name == "/email" }
+
+// EmailVerified reports whether the issuer says that the email belongs to the subject (OpenID Connect Core 1.0, section 5.1).
+// Without that it is what people say of themselves. Some issuers write the boolean as text.
+func EmailVerified(claims map[string]any) bool {
+	values, ok := Lookup(claims, "email_verified")
+	return ok && len(values) == 1 && values[0] == "true"
 }
 
 // Match compares a value with a pattern. A pattern that CheckPattern refuses matches nothing, and no star matches an

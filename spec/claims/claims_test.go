@@ -176,3 +176,36 @@ func TestDecodeRefusesDuplicates(t *testing.T) {
 		}
 	}
 }
+
+func TestNarrows(t *testing.T) {
+	for _, row := range []struct {
+		claim, pattern string
+		want           bool
+	}{
+		{"repository_id", "42", true}, {"sub", "repo:acme/*", true}, {"sub", "**", false},
+		{"iss", "https://ci.example", false}, {"aud", "apex", false}, {"/aud", "apex", false}, {"/iss", "x", false},
+	} {
+		if got := Narrows(row.claim, row.pattern); got != row.want {
+			t.Errorf("%s: %s: %v", row.claim, row.pattern, got)
+		}
+	}
+}
+
+// TestLoneSurrogatesAreNoText: the decoder makes one character of them all, so two names would be one.
+func TestLoneSurrogatesAreNoText(t *testing.T) {
+	all, err := Decode([]byte(`{"a":"eva\ud800","b":"eva\udfff","c":"eva"}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"a", "b"} {
+		if v, ok := Lookup(all, name); ok {
+			t.Errorf("%s is %q", name, v)
+		}
+	}
+	if _, ok := Lookup(all, "c"); !ok {
+		t.Error("plain text is none")
+	}
+	if _, err := Decode([]byte("{\"a\":\"\xff\"}")); err == nil {
+		t.Error("claims that are not UTF-8 are read")
+	}
+}

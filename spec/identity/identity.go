@@ -57,7 +57,7 @@ func FromClaims(issuer spec.Issuer, token map[string]any, wanted []string) (bind
 	}
 	for _, name := range distinct(wanted) {
 		values, ok := claims.Lookup(token, name)
-		if isEmail(name) && verifiedEmail(token) == "" {
+		if claims.IsEmail(name) && verifiedEmail(token) == "" {
 			ok = false // what people say of themselves admits nobody
 		}
 		if !ok {
@@ -91,7 +91,7 @@ func username(issuer spec.Issuer, token map[string]any) string {
 	name := issuer.Claims.Username
 	var out string
 	switch {
-	case isEmail(name):
+	case claims.IsEmail(name):
 		out = verifiedEmail(token)
 	case name == "":
 		if out = verifiedEmail(token); out == "" {
@@ -109,11 +109,9 @@ func username(issuer spec.Issuer, token map[string]any) string {
 // nameable reports whether a rule or policy could name a user or group so.
 func nameable(s string) bool { return spec.ValidIdentity(s) && binding.Printable(s) }
 
-func isEmail(claim string) bool { return claim == "email" || claim == "/email" }
-
-// verifiedEmail gives the email if the issuer says that it belongs to the subject. Some issuers write the boolean as text.
+// verifiedEmail gives the email if the issuer says that it belongs to the subject.
 func verifiedEmail(token map[string]any) string {
-	if one(token, "email_verified") != "true" {
+	if !claims.EmailVerified(token) {
 		return ""
 	}
 	return one(token, "email")
