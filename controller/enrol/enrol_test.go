@@ -354,3 +354,27 @@ func TestInfo(t *testing.T) {
 		t.Errorf("audiences: %+v", info.Issuers)
 	}
 }
+
+func TestSpentTokenBringsNothingBack(t *testing.T) {
+	w := newWorld(t)
+	s := w.service()
+	a := w.machine("a")
+	token := a.token(w.person("ann", "ops"))
+	a.join(s, "corp", token)
+	a.join(s, "corp", token) // the answer was lost
+	path := protocol.LeavePath("acme", "prod", "a")
+	if err := s.Leave(t.Context(), "prod", "a", a.proof(path, nil), w.verify(path)); err != nil {
+		t.Fatal(err)
+	}
+	_, err := a.enrol(s, "corp", token)
+	refusedWith(t, err, protocol.CodeReplay, "gone")
+	a.join(s, "corp", a.token(w.person("ann", "ops")))
+
+	next := w.machine("a#2")
+	_, err = w.rotate(s, a, next, protocol.RotatePath("acme", "prod", "a"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = a.enrol(w.service(), "corp", token)
+	refusedWith(t, err, protocol.CodeReplay)
+}

@@ -72,8 +72,11 @@ func (s *Service) tryCommit(ctx context.Context, a *attempt) (result protocol.En
 	} else {
 		result, err = s.bind(ctx, a, approved, links)
 	}
-	if definite(err) && fresh {
+	switch {
+	case definite(err) && fresh:
 		s.unuseToken(a) // nothing came of it: the person need not sign in again
+	case err == nil && !waits:
+		s.spendToken(a)
 	}
 	return result, err
 }
@@ -294,17 +297,25 @@ type use struct {
 	Node        string      `json:"node"`
 	PublicKey   peermap.Key `json:"publicKey"`
 	IdentityKey peermap.Key `json:"identityKey"`
+	// Spent says that a binding came of it. Until then the same request may be finished; afterwards it is answered while
+	// that binding stands, and once it is gone (left, replaced by other keys, run out) the token brings nothing back.
+	Spent bool `json:"spent"`
+}
+
+func useOf(r protocol.EnrolRequest) use {
+	return use{Zone: r.Zone, Node: r.Node, PublicKey: r.PublicKey, IdentityKey: r.IdentityKey}
 }
 
 func (u *use) by(r protocol.EnrolRequest) bool {
-	return *u == use{Zone: r.Zone, Node: r.Node, PublicKey: r.PublicKey, IdentityKey: r.IdentityKey}
+	mine := useOf(r)
+	mine.Spent = u.Spent
+	return *u == mine
 }
 
 // useToken claims the token for this node and these keys. fresh is false if it was claimed for just that before. Errors:
 // a problem if it was used for anything else.
 func (s *Service) useToken(ctx context.Context, a *attempt) (fresh bool, err error) {
-	value, err := protocol.Encode(use{Zone: a.req.Zone, Node: a.req.Node, PublicKey: a.req.PublicKey,
-		IdentityKey: a.req.IdentityKey})
+	value, err := protocol.Encode(useOf(a.req))
 	if err != nil {
 		return false, err
 	}
@@ -323,7 +334,27 @@ func (s *Service) useToken(ctx context.Context, a *attempt) (fresh bool, err err
 		return false, problem(http.StatusUnauthorized, protocol.CodeReplay,
 			"the token was used before, for another node or other keys: get a new one")
 	}
+	if was.Spent {
+		return false, problem(http.StatusUnauthorized, protocol.CodeReplay,
+			"the token was used before, and the binding that came of it is gone: get a new one")
+	}
 	return false, nil
+}
+
+// spendToken notes that a binding came of the token. If that cannot be written, the token can bring the same binding back
+// to the holder of the same keys, as after a crash at this point.
+func (s *Service) spendToken(a *attempt) {
+	ctx, cancel := context.WithTimeout(context.Background(), writeTimeout)
+	defer cancel()
+	u := useOf(a.req)
+	u.Spent = true
+	value, err := protocol.Encode(u)
+	if err == nil {
+		err = s.opts.Buckets.Tokens.Put(ctx, s.opts.Network+"."+a.verified.ID, value)
+	}
+	if err != nil {
+		s.opts.Logger.Warn("a used token is not marked as spent", "node", a.key.String(), "error", err)
+	}
 }
 
 func (s *Service) unuseToken(a *attempt) {

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/apex-network/apex/controller/store"
+	"github.com/apex-network/apex/controller/store/jetstream"
 	"github.com/apex-network/apex/internal/protocol"
 	"github.com/apex-network/apex/spec/identity"
 )
@@ -21,7 +22,7 @@ func TestNothingIsHandedOutTwice(t *testing.T) {
 	for name, open := range map[string]func(*world) store.Store{
 		"memory": func(w *world) store.Store { return w.store },
 		"jetstream": func(w *world) store.Store {
-			s := must(store.OpenNATS(t.Context(), store.Options{Dir: t.TempDir(), Logger: slog.New(slog.DiscardHandler)}))(t)
+			s := must(jetstream.Open(t.Context(), jetstream.Options{Dir: t.TempDir(), Logger: slog.New(slog.DiscardHandler)}))(t)
 			t.Cleanup(func() {
 				if err := s.Close(); err != nil {
 					t.Error(err)
@@ -190,7 +191,7 @@ func TestRestartKeepsUsedTokensAndBindings(t *testing.T) {
 	w := newWorld(t)
 	dir := t.TempDir()
 	open := func() (store.Store, *Service) {
-		s := must(store.OpenNATS(t.Context(), store.Options{Dir: dir, Logger: slog.New(slog.DiscardHandler)}))(t)
+		s := must(jetstream.Open(t.Context(), jetstream.Options{Dir: dir, Logger: slog.New(slog.DiscardHandler)}))(t)
 		w.store = s
 		return s, w.service()
 	}
@@ -293,7 +294,7 @@ func TestRatesForgetNobodyTooSoon(t *testing.T) {
 // verification of the token's signature and of the proof.
 func BenchmarkEnrol(b *testing.B) {
 	w := newWorld(b)
-	s := must(store.OpenNATS(b.Context(), store.Options{Dir: b.TempDir(), Logger: slog.New(slog.DiscardHandler)}))(b)
+	s := must(jetstream.Open(b.Context(), jetstream.Options{Dir: b.TempDir(), Logger: slog.New(slog.DiscardHandler)}))(b)
 	defer func() { _ = s.Close() }()
 	w.store = s
 	w.publishZone("10.1.0.0/17", "fd00:1::/80")
