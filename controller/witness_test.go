@@ -3,10 +3,12 @@ package controller_test
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"log/slog"
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -275,5 +277,31 @@ func TestWitnessDoesNotHelpToFreeze(t *testing.T) {
 				t.Fatal(z.Pending.Missing)
 			}
 		})
+	}
+}
+
+// deaf loses the first verdict on its way to the controller.
+type deaf struct {
+	http.RoundTripper
+	lost atomic.Bool
+}
+
+func (d *deaf) RoundTrip(r *http.Request) (*http.Response, error) {
+	if strings.HasSuffix(r.URL.Path, "/cosign") && d.lost.CompareAndSwap(false, true) {
+		return nil, errors.New("connection lost")
+	}
+	return d.RoundTripper.RoundTrip(r)
+}
+
+// A signature that never arrived is given again: the witness has it on its record already.
+func TestLostSignatureIsGivenAgain(t *testing.T) {
+	var key signer.PrivateKey
+	w := newWorld(t, twoSigners(t, &key))
+	w.start()
+	d := &deaf{RoundTripper: w.client.Transport}
+	w.witnessAs(key, t.TempDir(), func(c *witness.Config) { c.Client = &http.Client{Transport: d} })
+	w.published("prod", w.repo.Head())
+	if !d.lost.Load() {
+		t.Fatal("nothing was lost")
 	}
 }

@@ -77,7 +77,7 @@ func (w *witness) judge(ctx context.Context, p protocol.Pending) (*signed, error
 	}
 	next := &signed{
 		Frontier: result.Accepted, Epoch: m.Epoch, Serial: m.Serial, AsOf: m.AsOf, ViewsRoot: m.ViewsRoot,
-		List: string(list), Replaced: replaced,
+		Manifest: p.Digest.String(), List: string(list), Replaced: replaced,
 	}
 	for _, v := range zone.Views {
 		next.Nodes = append(next.Nodes, v.Node)

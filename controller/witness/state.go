@@ -23,6 +23,8 @@ type signed struct {
 	AsOf      int64           `json:"asOf"`
 	ViewsRoot peermap.Digest  `json:"viewsRoot"`
 	Nodes     []string        `json:"nodes"`
+	// Manifest is the digest of the manifest that was signed.
+	Manifest string `json:"manifest,omitempty"`
 	// List is the list of the enrolled ones' bindings, Replaced the keys that they gave up.
 	List     string     `json:"list,omitempty"`
 	Replaced []replaced `json:"replaced,omitempty"`

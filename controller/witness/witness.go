@@ -187,7 +187,7 @@ func (w *witness) close() {
 // handle judges one pending generation and says so. The error is for what may go away by itself.
 func (w *witness) handle(ctx context.Context, p protocol.Pending) error {
 	verdict := protocol.Cosign{Zone: p.Zone, Digest: p.Digest, KeyID: w.hand.id()}
-	signed, err := w.judge(ctx, p)
+	signed, err := w.judged(ctx, p)
 	var no *refusal
 	switch {
 	case errors.As(err, &no):
@@ -212,6 +212,16 @@ func (w *witness) handle(ctx context.Context, p protocol.Pending) error {
 		w.log.Info("signed", "zone", p.Zone, "manifest", p.Digest.String(), "commit", signed.Frontier.Commit, "serial", signed.Serial)
 	}
 	return w.answer(ctx, verdict)
+}
+
+// judged is judge, but for the very manifest that was signed last: its signature never arrived, for the token, the network or
+// the controller failed, and is given again.
+func (w *witness) judged(ctx context.Context, p protocol.Pending) (*signed, error) {
+	if last := w.state.zone(p.Zone); last != nil && last.Manifest == peermap.DigestOf(p.Manifest).String() &&
+		peermap.DigestOf(p.Manifest) == p.Digest {
+		return last, nil
+	}
+	return w.judge(ctx, p)
 }
 
 func clip(s string, n int) string {
