@@ -138,7 +138,11 @@ func New(opt Options) (*Agent, error) {
 	if err != nil {
 		return nil, fmt.Errorf("agent: %w", err)
 	}
-	env := environment{transport: transport, oidc: oidcclient.New(nil, "apex-agent/"+opt.Version)}
+	providers, err := fetch.NewTransport(fetch.TLS{CAFile: opt.Config.IssuerCAFile})
+	if err != nil {
+		return nil, fmt.Errorf("agent: issuerCAFile: %w", err)
+	}
+	env := environment{transport: transport, oidc: oidcclient.New(providers, "apex-agent/"+opt.Version)}
 	for _, config := range opt.Config.Zones {
 		z, err := newZone(opt, config, a.started, env)
 		if err != nil {

@@ -46,6 +46,9 @@ type Config struct {
 	// its SubjectPublicKeyInfo, hex. At most one of the two.
 	CAFile string `yaml:"caFile,omitempty"`
 	TLSPin string `yaml:"tlsPin,omitempty"`
+	// IssuerCAFile replaces the system's certificate authorities towards OpenID providers, where the agent itself asks one: to
+	// renew with a refresh token, or by client credentials.
+	IssuerCAFile string `yaml:"issuerCAFile,omitempty"`
 	// Network and Node are names in git, or Node is the name to enrol under; RootDigest pins the first trust root (hex).
 	Network    string       `yaml:"network"`
 	Node       string       `yaml:"node"`

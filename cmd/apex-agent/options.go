@@ -25,6 +25,7 @@ func (o *options) register(f *pflag.FlagSet) {
 	f.StringVar(&o.file, "config", "", "configuration file (YAML); flags win over it")
 	f.StringArrayVar(&c.Controllers, "controller", nil, "controller URL, may be repeated")
 	f.StringVar(&c.CAFile, "ca-file", "", "PEM file of the authorities that vouch for the controller's certificate")
+	f.StringVar(&c.IssuerCAFile, "issuer-ca-file", "", "PEM file of the authorities that vouch for OpenID providers' certificates")
 	f.StringVar(&c.TLSPin, "tls-pin", "", "SHA-256 (hex) of the controller's TLS public key, instead of authorities")
 	f.StringVar(&c.Network, "network", "", "network name")
 	f.StringVar(&c.Node, "node", "", "name of this node (default: the host's name, made a name)")
@@ -85,6 +86,7 @@ func (o *options) override(c *agent.Config, f *pflag.FlagSet) {
 		from string
 	}{
 		{"ca-file", &c.CAFile, o.flags.CAFile},
+		{"issuer-ca-file", &c.IssuerCAFile, o.flags.IssuerCAFile},
 		{"tls-pin", &c.TLSPin, o.flags.TLSPin},
 		{"network", &c.Network, o.flags.Network},
 		{"node", &c.Node, o.flags.Node},
