@@ -11,7 +11,7 @@ import (
 	"github.com/apex-network/apex/controller/cluster"
 	"github.com/apex-network/apex/controller/publish"
 	"github.com/apex-network/apex/controller/serve"
-	"github.com/apex-network/apex/controller/store"
+	"github.com/apex-network/apex/controller/store/jetstream"
 )
 
 // replicas is this process's part in a cluster of controllers over one store.
@@ -26,7 +26,7 @@ type replicas struct {
 // has no other users.
 func (c *Controller) openCluster() error {
 	bus := c.opts.Bus
-	if n, ok := c.store.(*store.NATS); ok && bus == nil && c.cfg.NATS.URL != "" {
+	if n, ok := c.store.(*jetstream.Store); ok && bus == nil && c.cfg.NATS.URL != "" {
 		bus = cluster.NewBus(n.Conn())
 	}
 	if bus == nil {

@@ -16,6 +16,7 @@ import (
 	"github.com/apex-network/apex/controller/cluster"
 	"github.com/apex-network/apex/controller/config"
 	"github.com/apex-network/apex/controller/store"
+	"github.com/apex-network/apex/controller/store/jetstream"
 	"github.com/apex-network/apex/internal/natstest"
 	"github.com/apex-network/apex/internal/protocol"
 	"github.com/apex-network/apex/signer"
@@ -299,9 +300,9 @@ func natsReplicas(t *testing.T, servers, n int) (*replicas, *natstest.Cluster) {
 	return r, c
 }
 
-func openStore(t *testing.T, c *natstest.Cluster, copies int) *store.NATS {
+func openStore(t *testing.T, c *natstest.Cluster, copies int) *jetstream.Store {
 	t.Helper()
-	s, err := store.OpenNATS(context.Background(), store.Options{URL: c.URL(), Replicas: copies, Logger: slog.New(slog.DiscardHandler)})
+	s, err := jetstream.Open(context.Background(), jetstream.Options{URL: c.URL(), Replicas: copies, Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}

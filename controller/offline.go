@@ -13,6 +13,7 @@ import (
 	"github.com/apex-network/apex/controller/backup"
 	"github.com/apex-network/apex/controller/config"
 	"github.com/apex-network/apex/controller/store"
+	"github.com/apex-network/apex/controller/store/jetstream"
 	"github.com/apex-network/apex/internal/protocol"
 )
 
@@ -74,8 +75,8 @@ func OpenStore(ctx context.Context, cfg *config.Config, log *slog.Logger) (s sto
 	}, nil
 }
 
-func openStore(ctx context.Context, cfg *config.Config, log *slog.Logger) (*store.NATS, error) {
-	return store.OpenNATS(ctx, store.Options{
+func openStore(ctx context.Context, cfg *config.Config, log *slog.Logger) (*jetstream.Store, error) {
+	return jetstream.Open(ctx, jetstream.Options{
 		URL: cfg.NATS.URL, CredentialsFile: cfg.NATS.CredentialsFile, Replicas: cfg.NATS.Replicas,
 		Dir: filepath.Join(cfg.Storage, "jetstream"), Logger: log,
 	})

@@ -19,6 +19,7 @@ import (
 	"github.com/apex-network/apex/controller/cluster"
 	"github.com/apex-network/apex/controller/publish"
 	"github.com/apex-network/apex/controller/store"
+	"github.com/apex-network/apex/controller/store/jetstream"
 )
 
 var created = time.Unix(1_800_000_000, 0)
@@ -94,7 +95,7 @@ func TestBackupComesBack(t *testing.T) {
 	for name, open := range map[string]func() store.Store{
 		"memory": func() store.Store { return store.NewMemory(time.Now) },
 		"embedded": func() store.Store {
-			s, err := store.OpenNATS(t.Context(), store.Options{Dir: t.TempDir(), Logger: slog.New(slog.DiscardHandler)})
+			s, err := jetstream.Open(t.Context(), jetstream.Options{Dir: t.TempDir(), Logger: slog.New(slog.DiscardHandler)})
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -207,7 +207,7 @@ func (b *memoryBucket) Each(ctx context.Context, prefix string, f func(string, [
 	found := map[string][]byte{}
 	err := b.lock(ctx)
 	for k, v := range b.values {
-		if err == nil && below(prefix, k) {
+		if err == nil && Below(prefix, k) {
 			found[k] = bytes.Clone(v.data)
 		}
 	}
@@ -223,7 +223,8 @@ func (b *memoryBucket) Each(ctx context.Context, prefix string, f func(string, [
 	return nil
 }
 
-func below(prefix, key string) bool {
+// Below reports whether key lies below prefix, as Each, Watch and Names mean it.
+func Below(prefix, key string) bool {
 	return prefix == "" || strings.HasPrefix(key, prefix+".")
 }
 
@@ -237,7 +238,7 @@ type memoryWatch struct {
 // tell queues a change for those who watch. The caller holds store.mu.
 func (b *memoryBucket) tell(c Change) {
 	for w := range b.watches {
-		if below(w.prefix, c.Key) {
+		if Below(w.prefix, c.Key) {
 			w.add(c)
 		}
 	}
@@ -291,7 +292,7 @@ func (b *memoryBucket) watch(ctx context.Context, prefix string) (*memoryWatch, 
 		return cmp.Compare(b.values[x].revision, b.values[y].revision)
 	})
 	for _, k := range keys {
-		if below(prefix, k) {
+		if Below(prefix, k) {
 			w.add(Change{Key: k, Value: b.values[k].data, Revision: b.values[k].revision})
 		}
 	}
@@ -372,7 +373,7 @@ func (b *memoryBlobs) Names(ctx context.Context, prefix string) ([]string, error
 	}
 	var out []string
 	for name := range b.values {
-		if below(prefix, name) {
+		if Below(prefix, name) {
 			out = append(out, name)
 		}
 	}

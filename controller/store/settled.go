@@ -29,7 +29,7 @@ func Settled(ctx context.Context, b Bucket, prefix string, f func(Change)) error
 		case c.Key == marker && c.Revision >= revision:
 			done = true
 			enough()
-		case below(prefix, c.Key):
+		case Below(prefix, c.Key):
 			f(c)
 		}
 	})

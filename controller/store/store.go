@@ -7,8 +7,8 @@
 // Lists and watches of a replicated store may begin a moment behind: whoever must not miss anything writes a key of its own
 // and waits until its watch tells it.
 //
-// The one durable implementation is NATS JetStream, embedded in the process without a listener or reached by URL, the same
-// code either way. Memory is its twin for tests.
+// The contract is here, with Memory, which is for tests. The one durable implementation is package jetstream below: it
+// brings NATS with it, which what only reads the contract (the witness in the CLI) must not link.
 package store
 
 import (

@@ -11,34 +11,35 @@ import (
 	"time"
 
 	"github.com/apex-network/apex/controller/store"
+	"github.com/apex-network/apex/controller/store/jetstream"
 	"github.com/apex-network/apex/internal/natstest"
 )
 
-func embedded(t *testing.T, dir string) store.Store {
+func embedded(t *testing.T) store.Store {
+	return opened(t, jetstream.Options{Dir: t.TempDir()})
+}
+
+// external runs n servers on loopback and reaches them by URL.
+func external(n int) func(t *testing.T) store.Store {
+	return func(t *testing.T) store.Store {
+		return opened(t, jetstream.Options{URL: natstest.Start(t, n).URL(), Replicas: n})
+	}
+}
+
+func opened(t *testing.T, o jetstream.Options) store.Store {
 	t.Helper()
-	s, err := store.OpenNATS(t.Context(), store.Options{Dir: dir, Logger: slog.New(slog.DiscardHandler)})
+	o.Logger = slog.New(slog.DiscardHandler)
+	s, err := jetstream.Open(t.Context(), o)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return s
 }
 
-// external runs n servers on loopback and reaches them by URL.
-func external(n int) func(t *testing.T) store.Store {
-	return func(t *testing.T) store.Store {
-		c := natstest.Start(t, n)
-		s, err := store.OpenNATS(t.Context(), store.Options{URL: c.URL(), Replicas: n, Logger: slog.New(slog.DiscardHandler)})
-		if err != nil {
-			t.Fatal(err)
-		}
-		return s
-	}
-}
-
 func TestStoresBehaveAlike(t *testing.T) {
 	for name, open := range map[string]func(*testing.T) store.Store{
 		"memory":   func(*testing.T) store.Store { return store.NewMemory(time.Now) },
-		"embedded": func(t *testing.T) store.Store { return embedded(t, t.TempDir()) },
+		"embedded": embedded,
 		"external": external(1),
 		"cluster":  external(3),
 	} {
@@ -122,36 +123,6 @@ func exercise(t *testing.T, b store.Bucket) {
 	cancel()
 	if err := b.Put(canceled, "net.zone.a", nil); err == nil {
 		t.Fatal("a canceled write succeeded")
-	}
-}
-
-func TestEmbeddedSurvivesRestart(t *testing.T) {
-	dir := t.TempDir()
-	s := embedded(t, dir)
-	b, err := s.Bucket(t.Context(), store.BucketConfig{Name: "status"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := b.Put(t.Context(), "a", []byte("kept")); err != nil {
-		t.Fatal(err)
-	}
-	if err := s.Close(); err != nil {
-		t.Fatal(err)
-	}
-	s = embedded(t, dir)
-	defer s.Close()
-	if b, err = s.Bucket(t.Context(), store.BucketConfig{Name: "status"}); err != nil {
-		t.Fatal(err)
-	}
-	if v, err := b.Get(t.Context(), "a"); err != nil || string(v) != "kept" {
-		t.Fatalf("after restart: %q, %v", v, err)
-	}
-}
-
-func TestUnreachableStoreSaysSo(t *testing.T) {
-	_, err := store.OpenNATS(t.Context(), store.Options{URL: "nats://127.0.0.1:1", Logger: slog.New(slog.DiscardHandler)})
-	if err == nil {
-		t.Fatal("no error from a port nobody listens on")
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 
 	"github.com/apex-network/apex/controller/enrol"
 	"github.com/apex-network/apex/controller/store"
+	"github.com/apex-network/apex/controller/store/jetstream"
 	"github.com/apex-network/apex/internal/fleet"
 	"github.com/apex-network/apex/internal/protocol"
 	"github.com/apex-network/apex/signer"
@@ -76,7 +77,7 @@ func TestInventedBinding(t *testing.T) {
 // inStore opens the bindings of the controller, which must not run.
 func (e *enrolment) inStore(change func(bindings store.Bucket)) {
 	e.t.Helper()
-	s, err := store.OpenNATS(e.ctx, store.Options{Dir: filepath.Join(e.Controller.Dir, "storage", "jetstream"), Logger: slog.New(slog.DiscardHandler)})
+	s, err := jetstream.Open(e.ctx, jetstream.Options{Dir: filepath.Join(e.Controller.Dir, "storage", "jetstream"), Logger: slog.New(slog.DiscardHandler)})
 	e.must(err)
 	defer s.Close()
 	b, err := enrol.OpenBuckets(e.ctx, s)

@@ -1,4 +1,4 @@
-package store
+package jetstream
 
 import (
 	"cmp"
@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/apex-network/apex/controller/store"
 )
 
 // markerLife is how long the marker of a deleted key stays. Whoever watches and is cut off for longer may miss that the key
@@ -25,10 +27,10 @@ const (
 	subjectPrefix = "$KV."
 )
 
-// Bucket implements Store. The stream is that of a JetStream bucket (the nats command can read it), but for one thing:
+// Bucket implements store.Store. The stream is that of a JetStream bucket (the nats command can read it), but for one thing:
 // values are read from the stream's leader, not from the nearest copy, so that a write which was acknowledged is seen by the
 // next read.
-func (s *NATS) Bucket(ctx context.Context, cfg BucketConfig) (Bucket, error) {
+func (s *Store) Bucket(ctx context.Context, cfg store.BucketConfig) (store.Bucket, error) {
 	stream := jetstream.StreamConfig{
 		Name: streamPrefix + cfg.Name, Description: cfg.Description, Subjects: []string{subjectPrefix + cfg.Name + ".>"},
 		MaxMsgsPerSubject: 1, MaxMsgs: -1, MaxConsumers: -1, MaxBytes: unbounded(cfg.MaxBytes), MaxMsgSize: unbounded(cfg.MaxValueBytes),
@@ -45,7 +47,7 @@ func (s *NATS) Bucket(ctx context.Context, cfg BucketConfig) (Bucket, error) {
 	if err != nil {
 		return nil, fmt.Errorf("bucket %s: %w", cfg.Name, err)
 	}
-	return &natsBucket{store: s, name: cfg.Name, kv: kv, markers: cfg.TTL == 0}, nil
+	return &bucket{store: s, name: cfg.Name, kv: kv, markers: cfg.TTL == 0}, nil
 }
 
 // unbounded is n, or -1 for 0.
@@ -59,14 +61,14 @@ func window(ttl time.Duration) time.Duration {
 	return time.Minute
 }
 
-// Buckets implements Store.
-func (s *NATS) Buckets(ctx context.Context) ([]BucketConfig, error) {
-	var out []BucketConfig
+// Buckets implements store.Store.
+func (s *Store) Buckets(ctx context.Context) ([]store.BucketConfig, error) {
+	var out []store.BucketConfig
 	list := s.js.ListStreams(ctx, jetstream.WithStreamListSubject(subjectPrefix+">"))
 	for info := range list.Info() {
 		name, ok := strings.CutPrefix(info.Config.Name, streamPrefix)
 		if c := info.Config; ok && (c.Metadata[ours] != "" || s.embedded != nil) {
-			out = append(out, BucketConfig{
+			out = append(out, store.BucketConfig{
 				Name: name, Description: c.Description, TTL: c.MaxAge, MaxBytes: max(c.MaxBytes, 0), MaxValueBytes: max(c.MaxMsgSize, 0),
 			})
 		}
@@ -74,29 +76,29 @@ func (s *NATS) Buckets(ctx context.Context) ([]BucketConfig, error) {
 	if err := list.Err(); err != nil {
 		return nil, fmt.Errorf("list buckets: %w", err)
 	}
-	slices.SortFunc(out, func(a, b BucketConfig) int { return strings.Compare(a.Name, b.Name) })
+	slices.SortFunc(out, func(a, b store.BucketConfig) int { return strings.Compare(a.Name, b.Name) })
 	return out, nil
 }
 
-type natsBucket struct {
-	store   *NATS
+type bucket struct {
+	store   *Store
 	name    string
 	kv      jetstream.KeyValue
 	markers bool // whether the markers of deleted keys have a life of their own
 }
 
-func (b *natsBucket) fail(key string, err error) error {
+func (b *bucket) fail(key string, err error) error {
 	switch {
 	case err == nil:
 		return nil
 	case errors.Is(err, jetstream.ErrKeyNotFound):
-		err = ErrNotFound
+		err = store.ErrNotFound
 	case errors.Is(err, jetstream.ErrKeyRevisionMismatch): // before the next: they share a code
-		err = ErrConflict
+		err = store.ErrConflict
 	case errors.Is(err, jetstream.ErrKeyExists):
-		err = ErrExists
+		err = store.ErrExists
 	case mismatch(err):
-		err = ErrConflict
+		err = store.ErrConflict
 	}
 	return fmt.Errorf("%s/%s: %w", b.name, key, err)
 }
@@ -107,12 +109,12 @@ func mismatch(err error) bool {
 	return errors.As(err, &api) && api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequenceConstant
 }
 
-func (b *natsBucket) Get(ctx context.Context, key string) ([]byte, error) {
+func (b *bucket) Get(ctx context.Context, key string) ([]byte, error) {
 	value, _, err := b.GetRevision(ctx, key)
 	return value, err
 }
 
-func (b *natsBucket) GetRevision(ctx context.Context, key string) ([]byte, uint64, error) {
+func (b *bucket) GetRevision(ctx context.Context, key string) ([]byte, uint64, error) {
 	e, err := b.kv.Get(ctx, key)
 	if err != nil {
 		return nil, 0, b.fail(key, err)
@@ -120,12 +122,12 @@ func (b *natsBucket) GetRevision(ctx context.Context, key string) ([]byte, uint6
 	return e.Value(), e.Revision(), nil
 }
 
-func (b *natsBucket) Put(ctx context.Context, key string, value []byte) error {
+func (b *bucket) Put(ctx context.Context, key string, value []byte) error {
 	_, err := b.kv.Put(ctx, key, value)
 	return b.fail(key, err)
 }
 
-func (b *natsBucket) Create(ctx context.Context, key string, value []byte) error {
+func (b *bucket) Create(ctx context.Context, key string, value []byte) error {
 	_, err := b.kv.Create(ctx, key, value)
 	if mismatch(err) {
 		err = jetstream.ErrKeyExists
@@ -133,13 +135,13 @@ func (b *natsBucket) Create(ctx context.Context, key string, value []byte) error
 	return b.fail(key, err)
 }
 
-func (b *natsBucket) Update(ctx context.Context, key string, value []byte, revision uint64) (uint64, error) {
+func (b *bucket) Update(ctx context.Context, key string, value []byte, revision uint64) (uint64, error) {
 	var next uint64
 	var err error
 	if revision == 0 {
 		// A deleted key has a revision too, that of its marker; Create knows.
 		if next, err = b.kv.Create(ctx, key, value); errors.Is(err, jetstream.ErrKeyExists) {
-			err = ErrConflict
+			err = store.ErrConflict
 		}
 	} else {
 		next, err = b.kv.Update(ctx, key, value, revision)
@@ -147,7 +149,7 @@ func (b *natsBucket) Update(ctx context.Context, key string, value []byte, revis
 	return next, b.fail(key, err)
 }
 
-func (b *natsBucket) Delete(ctx context.Context, key string) error {
+func (b *bucket) Delete(ctx context.Context, key string) error {
 	err := b.kv.Purge(ctx, key, b.purge()...)
 	if errors.Is(err, jetstream.ErrKeyNotFound) {
 		return nil
@@ -155,11 +157,11 @@ func (b *natsBucket) Delete(ctx context.Context, key string) error {
 	return b.fail(key, err)
 }
 
-func (b *natsBucket) Remove(ctx context.Context, key string, revision uint64) error {
+func (b *bucket) Remove(ctx context.Context, key string, revision uint64) error {
 	return b.fail(key, b.kv.Purge(ctx, key, b.purge(jetstream.LastRevision(revision))...))
 }
 
-func (b *natsBucket) purge(opts ...jetstream.KVDeleteOpt) []jetstream.KVDeleteOpt {
+func (b *bucket) purge(opts ...jetstream.KVDeleteOpt) []jetstream.KVDeleteOpt {
 	if b.markers {
 		opts = append(opts, jetstream.PurgeTTL(markerLife))
 	}
@@ -169,8 +171,8 @@ func (b *natsBucket) purge(opts ...jetstream.KVDeleteOpt) []jetstream.KVDeleteOp
 // errEnough ends the watch of Each.
 var errEnough = errors.New("enough")
 
-func (b *natsBucket) Each(ctx context.Context, prefix string, f func(string, []byte) error) error {
-	err := b.follow(ctx, prefix, nil, func(c Change) error {
+func (b *bucket) Each(ctx context.Context, prefix string, f func(string, []byte) error) error {
+	err := b.follow(ctx, prefix, nil, func(c store.Change) error {
 		if c.Key == "" {
 			return errEnough
 		}
@@ -189,9 +191,9 @@ const retryWatch = 250 * time.Millisecond
 
 // Watch begins anew after every reconnect, for the client notices only after a while that the servers forgot its consumer.
 // It does not tell anything twice.
-func (b *natsBucket) Watch(ctx context.Context, prefix string, f func(Change)) error {
+func (b *bucket) Watch(ctx context.Context, prefix string, f func(store.Change)) error {
 	ready, last := false, uint64(0)
-	tell := func(c Change) error {
+	tell := func(c store.Change) error {
 		switch {
 		case c.Key == "" && ready, c.Key != "" && c.Revision <= last:
 			return nil
@@ -225,7 +227,7 @@ func (b *natsBucket) Watch(ctx context.Context, prefix string, f func(Change)) e
 var errNoConsumer = errors.New("cannot be watched")
 
 // follow tells f what there is, a Change without a key, and what changes, until f fails or the channel is closed.
-func (b *natsBucket) follow(ctx context.Context, prefix string, until <-chan struct{}, f func(Change) error, opts ...jetstream.WatchOpt) error {
+func (b *bucket) follow(ctx context.Context, prefix string, until <-chan struct{}, f func(store.Change) error, opts ...jetstream.WatchOpt) error {
 	pattern := ">"
 	if prefix != "" {
 		pattern = prefix + ".>"
@@ -249,11 +251,11 @@ func (b *natsBucket) follow(ctx context.Context, prefix string, until <-chan str
 			return errReconnected
 		case e, ok := <-w.Updates():
 			if !ok {
-				return b.fail(prefix, ErrWatchEnded)
+				return b.fail(prefix, store.ErrWatchEnded)
 			}
-			c := Change{}
+			c := store.Change{}
 			if e != nil { // nil: end of the values there are
-				c = Change{Key: e.Key(), Value: e.Value(), Revision: e.Revision(), Deleted: e.Operation() != jetstream.KeyValuePut}
+				c = store.Change{Key: e.Key(), Value: e.Value(), Revision: e.Revision(), Deleted: e.Operation() != jetstream.KeyValuePut}
 				if c.Deleted {
 					c.Value = nil
 				}

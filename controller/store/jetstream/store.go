@@ -1,4 +1,6 @@
-package store
+// Package jetstream is the durable store.Store: NATS JetStream, embedded in the process without a listener or reached by
+// URL, the same code either way. It is apart from the contract so that only the controller links NATS.
+package jetstream
 
 import (
 	"context"
@@ -23,8 +25,8 @@ const SyncInterval = time.Second
 // startTimeout bounds the start of the embedded server and the first connection to an external one.
 const startTimeout = 10 * time.Second
 
-// NATS is a Store in JetStream.
-type NATS struct {
+// Store is a store.Store in JetStream.
+type Store struct {
 	embedded *server.Server // nil: external
 	conn     *nats.Conn
 	js       jetstream.JetStream
@@ -45,9 +47,9 @@ type Options struct {
 	Logger   *slog.Logger
 }
 
-// OpenNATS starts or reaches JetStream. The embedded server listens nowhere: it is reached through memory.
-func OpenNATS(ctx context.Context, o Options) (*NATS, error) {
-	s := &NATS{replicas: max(o.Replicas, 1), reconnected: make(chan struct{})}
+// Open starts or reaches JetStream. The embedded server listens nowhere: it is reached through memory.
+func Open(ctx context.Context, o Options) (*Store, error) {
+	s := &Store{replicas: max(o.Replicas, 1), reconnected: make(chan struct{})}
 	opts := []nats.Option{
 		nats.Name("apex-controller"), nats.MaxReconnects(-1), nats.ReconnectWait(time.Second), nats.Timeout(startTimeout),
 		// A write that cannot be sent fails at once: sent later, it would come as a surprise.
@@ -78,7 +80,7 @@ func OpenNATS(ctx context.Context, o Options) (*NATS, error) {
 	return s, nil
 }
 
-func (s *NATS) startEmbedded(o Options) error {
+func (s *Store) startEmbedded(o Options) error {
 	if err := os.MkdirAll(o.Dir, 0o700); err != nil {
 		return fmt.Errorf("jetstream folder: %w", err)
 	}
@@ -99,7 +101,7 @@ func (s *NATS) startEmbedded(o Options) error {
 	return nil
 }
 
-func (s *NATS) connect(ctx context.Context, url string, opts []nats.Option) error {
+func (s *Store) connect(ctx context.Context, url string, opts []nats.Option) error {
 	conn, err := nats.Connect(url, opts...)
 	if err != nil {
 		return fmt.Errorf("connect to jetstream at %q: %w", url, err)
@@ -115,13 +117,13 @@ func (s *NATS) connect(ctx context.Context, url string, opts []nats.Option) erro
 }
 
 // nextReconnect gives a channel that is closed at the next reconnect.
-func (s *NATS) nextReconnect() <-chan struct{} {
+func (s *Store) nextReconnect() <-chan struct{} {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.reconnected
 }
 
-func (s *NATS) announceReconnect() {
+func (s *Store) announceReconnect() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	close(s.reconnected)
@@ -129,18 +131,18 @@ func (s *NATS) announceReconnect() {
 }
 
 // Conn is the connection, for what replicas say to each other besides what they store.
-func (s *NATS) Conn() *nats.Conn { return s.conn }
+func (s *Store) Conn() *nats.Conn { return s.conn }
 
-// Ready implements Store.
-func (s *NATS) Ready() error {
+// Ready implements store.Store.
+func (s *Store) Ready() error {
 	if !s.conn.IsConnected() {
 		return fmt.Errorf("jetstream is %s", s.conn.Status())
 	}
 	return nil
 }
 
-// Close implements Store.
-func (s *NATS) Close() error {
+// Close implements store.Store.
+func (s *Store) Close() error {
 	if s.conn != nil {
 		s.conn.Close()
 	}

@@ -1,4 +1,4 @@
-package store
+package jetstream
 
 import (
 	"bytes"
@@ -8,10 +8,12 @@ import (
 	"io"
 
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/apex-network/apex/controller/store"
 )
 
-// Blobs implements Store with JetStream's object store, which cuts blobs into messages and checks a digest of the whole.
-func (s *NATS) Blobs(ctx context.Context, cfg BucketConfig) (Blobs, error) {
+// Blobs implements store.Store with JetStream's object store, which cuts blobs into messages and checks a digest of the whole.
+func (s *Store) Blobs(ctx context.Context, cfg store.BucketConfig) (store.Blobs, error) {
 	os, err := s.js.CreateOrUpdateObjectStore(ctx, jetstream.ObjectStoreConfig{
 		Bucket: cfg.Name, Description: cfg.Description, MaxBytes: unbounded(cfg.MaxBytes), Storage: jetstream.FileStorage,
 		Replicas: s.replicas, Metadata: map[string]string{ours: "1"},
@@ -19,25 +21,25 @@ func (s *NATS) Blobs(ctx context.Context, cfg BucketConfig) (Blobs, error) {
 	if err != nil {
 		return nil, fmt.Errorf("blobs %s: %w", cfg.Name, err)
 	}
-	return &natsBlobs{name: cfg.Name, os: os}, nil
+	return &blobs{name: cfg.Name, os: os}, nil
 }
 
-type natsBlobs struct {
+type blobs struct {
 	name string
 	os   jetstream.ObjectStore
 }
 
-func (b *natsBlobs) fail(name string, err error) error {
+func (b *blobs) fail(name string, err error) error {
 	if err == nil {
 		return nil
 	}
 	if errors.Is(err, jetstream.ErrObjectNotFound) {
-		err = ErrNotFound
+		err = store.ErrNotFound
 	}
 	return fmt.Errorf("%s/%s: %w", b.name, name, err)
 }
 
-func (b *natsBlobs) Put(ctx context.Context, name string, data []byte) error {
+func (b *blobs) Put(ctx context.Context, name string, data []byte) error {
 	if _, err := b.os.GetInfo(ctx, name); err == nil {
 		return nil
 	}
@@ -45,7 +47,7 @@ func (b *natsBlobs) Put(ctx context.Context, name string, data []byte) error {
 	return b.fail(name, err)
 }
 
-func (b *natsBlobs) Get(ctx context.Context, name string, limit int) (_ []byte, err error) {
+func (b *blobs) Get(ctx context.Context, name string, limit int) (_ []byte, err error) {
 	r, err := b.os.Get(ctx, name)
 	if err != nil {
 		return nil, b.fail(name, err)
@@ -61,7 +63,7 @@ func (b *natsBlobs) Get(ctx context.Context, name string, limit int) (_ []byte, 
 	return data, nil
 }
 
-func (b *natsBlobs) Delete(ctx context.Context, name string) error {
+func (b *blobs) Delete(ctx context.Context, name string) error {
 	err := b.os.Delete(ctx, name)
 	if errors.Is(err, jetstream.ErrObjectNotFound) {
 		return nil
@@ -69,7 +71,7 @@ func (b *natsBlobs) Delete(ctx context.Context, name string) error {
 	return b.fail(name, err)
 }
 
-func (b *natsBlobs) Names(ctx context.Context, prefix string) ([]string, error) {
+func (b *blobs) Names(ctx context.Context, prefix string) ([]string, error) {
 	list, err := b.os.List(ctx)
 	if errors.Is(err, jetstream.ErrNoObjectsFound) {
 		return nil, nil
@@ -79,7 +81,7 @@ func (b *natsBlobs) Names(ctx context.Context, prefix string) ([]string, error) 
 	}
 	var out []string
 	for _, info := range list {
-		if below(prefix, info.Name) {
+		if store.Below(prefix, info.Name) {
 			out = append(out, info.Name)
 		}
 	}
