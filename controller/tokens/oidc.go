@@ -2,6 +2,7 @@ package tokens
 
 import (
 	"context"
+	"crypto/rsa"
 	"errors"
 	"log/slog"
 	"net/http"
@@ -169,8 +170,18 @@ func (s *signature) VerifySignature(ctx context.Context, _ string) ([]byte, erro
 	return nil, s.err
 }
 
+// Sizes of RSA keys that count, in bits: a smaller one can be broken, and a larger one, of which an issuer could publish one
+// of a megabyte, only costs time.
+const (
+	minRSA = 2048
+	maxRSA = 8192
+)
+
 // usable says whether a key is a public one for signatures that we take.
 func usable(k jose.JSONWebKey) bool {
+	if public, ok := k.Key.(*rsa.PublicKey); ok && (public.N.BitLen() < minRSA || public.N.BitLen() > maxRSA) {
+		return false
+	}
 	return k.Valid() && k.IsPublic() && (k.Use == "" || k.Use == "sig")
 }
 

@@ -31,7 +31,7 @@ type world struct {
 
 func newWorld(t *testing.T, o idp.IssuerOptions, opts tokens.Options) *world {
 	t.Helper()
-	w := &world{T: t, Issuer: idp.RunIssuer(t, o), now: time.Now()}
+	w := &world{T: t, Issuer: idp.RunIssuer(t, o), now: time.Now().Truncate(time.Second)}
 	opts.Now = w.clock
 	if o.TLS {
 		opts.CAFile = filepath.Join(t.TempDir(), "ca.pem")

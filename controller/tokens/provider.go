@@ -14,6 +14,8 @@ import (
 
 	"github.com/coreos/go-oidc/v3/oidc"
 	"github.com/go-jose/go-jose/v4"
+
+	"github.com/apex-network/apex/spec/claims"
 )
 
 const (
@@ -220,11 +222,15 @@ func (p *provider) fetch(ctx context.Context, jwks string) (string, []jose.JSONW
 	return jwks, keys, err
 }
 
-// fetchable demands https for the keys, unless the issuer itself has none (which only loopback issuers may).
+// fetchable demands https for the keys, unless the issuer itself has none: then, as for the issuer, http on a loopback
+// address, so that nobody on this host can send us to a service that has only its network to protect it.
 func fetchable(address, issuer string) bool {
 	u, err := url.Parse(address)
-	return err == nil && u.Host != "" && u.User == nil &&
-		(u.Scheme == "https" || u.Scheme == "http" && strings.HasPrefix(issuer, "http://"))
+	if err != nil || u.Host == "" || u.User != nil {
+		return false
+	}
+	return u.Scheme == "https" || u.Scheme == "http" && strings.HasPrefix(issuer, "http://") &&
+		claims.CheckIssuer("http://"+u.Host) == nil
 }
 
 func (p *provider) fetchKeys(ctx context.Context, address string) ([]jose.JSONWebKey, error) {
