@@ -118,6 +118,10 @@ type FleetStatus struct {
 	Refused     *Refusal     `json:"refused,omitempty"`
 	RootVersion uint64       `json:"rootVersion"`
 	Zones       []ZoneStatus `json:"zones"`
+	// Leader is the replica that judges and signs; empty where a controller is alone, or nobody leads. Store says why the
+	// store cannot be reached: what is published stays, and nothing new is.
+	Leader string `json:"leader,omitempty"`
+	Store  string `json:"store,omitempty"`
 	// Waiting counts the enrolments that wait for a maintainer. Rejected are bindings that are no members now, the first 200.
 	Waiting  int               `json:"waiting,omitempty"`
 	Rejected []RejectedBinding `json:"rejected,omitempty"`
