@@ -124,6 +124,11 @@ func TestReplicasServeTheSameBytes(t *testing.T) {
 	commit := r.push("Add d")
 	follower.mustApply(commit)
 	r.same(commit)
+	for w, leads := range map[*world]string{leader: "1", follower: "0"} {
+		if _, m := w.metrics(); !strings.Contains(m, fmt.Sprintf("apex_controller_leading{network=%q} %s\n", w.name, leads)) {
+			t.Errorf("want leading %s: %s", leads, m)
+		}
+	}
 
 	// An agent that changes the replica goes on where it was.
 	a := leader.agent("prod", "a")

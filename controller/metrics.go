@@ -34,7 +34,7 @@ func newMetrics(r prometheus.Registerer) *metrics {
 type collector struct {
 	controller *Controller
 
-	refused, fetched, serial, manifestEnd, stampEnd, nodes, enrolled, rejected, pending, suspended, problem *prometheus.Desc
+	leading, refused, fetched, serial, manifestEnd, stampEnd, nodes, enrolled, rejected, pending, suspended, problem *prometheus.Desc
 }
 
 func newCollector(c *Controller) *collector {
@@ -43,6 +43,7 @@ func newCollector(c *Controller) *collector {
 	}
 	return &collector{
 		controller:  c,
+		leading:     desc("leading", "1 if this replica leads the network; a controller without replicas always does.", "network"),
 		refused:     desc("commit_refused", "1 while the branch head is refused, by the stage that refused it.", "network", "stage"),
 		fetched:     desc("last_fetch_timestamp_seconds", "When the repository was last reached.", "network"),
 		serial:      desc("generation_serial", "Serial of the published generation.", "network", "zone"),
@@ -59,7 +60,9 @@ func newCollector(c *Controller) *collector {
 
 // Describe implements prometheus.Collector.
 func (m *collector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{m.refused, m.fetched, m.serial, m.manifestEnd, m.stampEnd, m.nodes, m.enrolled, m.rejected, m.pending, m.suspended, m.problem} {
+	for _, d := range []*prometheus.Desc{
+		m.leading, m.refused, m.fetched, m.serial, m.manifestEnd, m.stampEnd, m.nodes, m.enrolled, m.rejected, m.pending, m.suspended, m.problem,
+	} {
 		ch <- d
 	}
 }
@@ -73,6 +76,7 @@ func (m *collector) Collect(ch chan<- prometheus.Metric) {
 		n.mu.RLock()
 		refused, fetched, left := n.refused, n.fetched, n.left
 		n.mu.RUnlock()
+		gauge(m.leading, one(n.leads()), n.cfg.Name)
 		if refused != nil {
 			gauge(m.refused, 1, n.cfg.Name, refused.Stage)
 		}

@@ -29,6 +29,7 @@ var agentAdvice = map[string]string{
 
 // controllerAdvice says what to watch for in each metric of the controller.
 var controllerAdvice = map[string]string{
+	"apex_controller_leading":                            "Summed over the replicas 0 for a minute: nobody signs or enrols. See [NATS is down](#nats-is-down) and the log.",
 	"apex_controller_commit_refused":                     "1 for minutes: the branch holds something that is not live. See [a refused commit](#a-refused-commit).",
 	"apex_controller_last_fetch_timestamp_seconds":       "Older than three poll intervals: the repository cannot be reached.",
 	"apex_controller_fetch_failures_total":               "Steady rise: credentials, network, or the forge.",
