@@ -37,13 +37,15 @@ func TestDiscover(t *testing.T) {
 		handler http.HandlerFunc
 		says    string
 	}{
-		"another issuer":     {answer("application/json", `{"issuer":"https://evil.example"}`), `of issuer "https://evil.example"`},
-		"plain endpoint":     {answer("application/json", `{"issuer":"SELF","token_endpoint":"http://id.example/t"}`), "want https"},
-		"no JSON":            {answer("text/html", `<html>`), "not JSON"},
-		"broken JSON":        {answer("application/json", `{"issuer":`), "no JSON object"},
-		"oversized":          {answer("application/json", `{"issuer":"`+strings.Repeat("a", MaxBodyBytes)+`"}`), "more than"},
-		"500":                {func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(500) }, "500"},
-		"redirect elsewhere": {func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "http://127.0.0.2:9/", http.StatusFound) }, "redirects"},
+		"another issuer": {answer("application/json", `{"issuer":"https://evil.example"}`), `of issuer "https://evil.example"`},
+		"plain endpoint": {answer("application/json", `{"issuer":"SELF","token_endpoint":"http://id.example/t"}`), "want https"},
+		"no JSON":        {answer("text/html", `<html>`), "not JSON"},
+		"broken JSON":    {answer("application/json", `{"issuer":`), "no JSON object"},
+		"oversized":      {answer("application/json", `{"issuer":"`+strings.Repeat("a", MaxBodyBytes)+`"}`), "more than"},
+		"500":            {func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(500) }, "500"},
+		"redirect elsewhere": {func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, "http://127.0.0.2:9/", http.StatusFound)
+		}, "redirects"},
 	} {
 		_, err := c.Discover(t.Context(), server(t, row.handler))
 		if err == nil || !strings.Contains(err.Error(), row.says) {
@@ -89,7 +91,9 @@ func TestTokenEndpoint(t *testing.T) {
 		t.Errorf("refusal: %.200v", err)
 	}
 	for name, handler := range map[string]http.HandlerFunc{
-		"redirect":     func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/other", http.StatusTemporaryRedirect) },
+		"redirect": func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, "/other", http.StatusTemporaryRedirect)
+		},
 		"huge":         answer("application/json", `{"id_token":"`+strings.Repeat("a", MaxBodyBytes)+`"}`),
 		"long token":   answer("application/json", `{"id_token":"`+strings.Repeat("a", MaxTokenBytes+1)+`"}`),
 		"no ID token":  answer("application/json", `{"access_token":"x"}`),
