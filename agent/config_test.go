@@ -77,6 +77,8 @@ func TestConfigChecks(t *testing.T) {
 		{"name: prod", "name: prod\n    join: {issuer: Corp}", "zones[0].join.issuer"},
 		{"name: prod", "name: prod\n    join: {routes: [10.1.2.3/16]}", "zones[0].join.routes"},
 		{"name: prod", "name: prod\n    join: {clientCredentials: {clientID: a}}", "clientSecretFile"},
+		{"name: prod", "name: prod\n    join: {clientCredentials: {clientID: a, clientSecretFile: /s}}", "zones[0].join.issuerURL: is missing"},
+		{"name: prod", "name: prod\n    join: {issuerURL: 'http://id.example'}", "zones[0].join.issuerURL"},
 	} {
 		c, err := parseConfig("x", []byte(strings.Replace(goodConfig, row.from, row.to, 1)))
 		if err != nil {

@@ -11,6 +11,7 @@ import (
 	"github.com/apex-network/apex/agent/token"
 	"github.com/apex-network/apex/internal/oidcclient"
 	"github.com/apex-network/apex/internal/protocol"
+	"github.com/apex-network/apex/spec/claims"
 	"github.com/apex-network/apex/spec/peermap"
 )
 
@@ -19,6 +20,11 @@ import (
 type JoinConfig struct {
 	// Issuer is a name in Network.spec.issuers; empty if there is but one.
 	Issuer string `yaml:"issuer,omitempty"`
+	// IssuerURL, Audience and ClientID, where they are given, must be what the controller says of the issuer: see enrol.Expect.
+	// clientCredentials needs IssuerURL, since the secret goes there.
+	IssuerURL string `yaml:"issuerURL,omitempty"`
+	Audience  string `yaml:"audience,omitempty"`
+	ClientID  string `yaml:"clientID,omitempty"`
 	// TokenFile is read anew for each enrolment, and watched: whoever renews it replaces it.
 	TokenFile string `yaml:"tokenFile,omitempty"`
 	// TokenEnv is an environment variable of the agent.
@@ -74,6 +80,12 @@ func (j *JoinConfig) validate(field string, bad func(field, format string, args 
 	if c := j.ClientCredentials; c != nil && (c.ClientID == "" || !filepath.IsAbs(c.ClientSecretFile)) {
 		bad(field+".clientCredentials", "want clientID, and clientSecretFile as an absolute path")
 	}
+	if j.ClientCredentials != nil && j.IssuerURL == "" {
+		bad(field+".issuerURL", "is missing: with clientCredentials the secret goes there, so it is not for the controller to say")
+	}
+	if err := claims.CheckIssuer(j.IssuerURL); j.IssuerURL != "" && err != nil {
+		bad(field+".issuerURL", "%v", err)
+	}
 	if _, err := j.routes(); err != nil {
 		bad(field+".routes", "%v", err)
 	}
@@ -104,6 +116,14 @@ func (j *JoinConfig) ask() enrol.Ask {
 	return enrol.Ask{Issuer: j.Issuer, Routes: routes, Relay: j.Relay}
 }
 
+// expect is what the issuer must be.
+func (j *JoinConfig) expect() enrol.Expect {
+	if j == nil {
+		return enrol.Expect{}
+	}
+	return enrol.Expect{URL: j.IssuerURL, Audience: j.Audience, ClientID: j.ClientID}
+}
+
 // source is where the host's tokens come from; nil if a person brings them.
 func (j *JoinConfig) source(client *oidcclient.Client) token.Source {
 	switch {
@@ -114,7 +134,7 @@ func (j *JoinConfig) source(client *oidcclient.Client) token.Source {
 	case j.TokenEnv != "":
 		return token.Env{Variable: j.TokenEnv}
 	case len(j.TokenCommand) > 0:
-		return token.Command{Argv: j.TokenCommand}
+		return token.Command{Argv: j.TokenCommand, Audience: j.Audience}
 	case j.GitHub:
 		return token.GitHub{}
 	case j.ClientCredentials != nil:

@@ -61,12 +61,18 @@ type Ask struct {
 	Relay  bool           `json:"relay"`
 }
 
+// Expect is what the configuration says of the issuer. How to join is the controller's word alone, so that a stolen one could
+// name another provider, which then gets secrets, or another client or audience, whose tokens are worth something elsewhere.
+// Empty fields expect nothing.
+type Expect struct{ URL, Audience, ClientID string }
+
 // Options of a Member. Source may be nil: then only a person can enrol the host.
 type Options struct {
 	Network, Zone, Node string
 	// Configured says that the configuration wants this host enrolled; Ask is what it asks for.
 	Configured bool
 	Ask        Ask
+	Expect     Expect
 	// Ephemeral gives the binding back when the agent stops, also where the rule does not say so.
 	Ephemeral  bool
 	Source     token.Source

@@ -36,7 +36,7 @@ func (m *Member) Enrolment(ctx context.Context, info bool) control.Enrolment {
 	if !info {
 		return out
 	}
-	got, err := m.opt.Controller.EnrolmentInfo(ctx)
+	got, err := m.info(ctx)
 	if err != nil {
 		out.InfoError = err.Error()
 		return out

@@ -34,7 +34,7 @@ type reasonRow struct {
 func reasons() []reasonRow {
 	return []reasonRow{
 		{token.ErrSpent, ReasonSignIn}, {ErrBinding, ReasonBinding}, {oidcclient.ErrUnavailable, ReasonProvider},
-		{ErrNoToken, ReasonNoToken}, {ErrIssuer, ReasonRefused},
+		{ErrNoToken, ReasonNoToken}, {ErrAudience, ReasonToken}, {ErrIssuer, ReasonRefused},
 		{fetch.ErrUnreachable, ReasonUnreachable}, {fetch.ErrSlow, ReasonUnreachable},
 	}
 }
@@ -144,7 +144,7 @@ func (m *Member) pair() keys.Pair {
 
 // enrol asks for a binding with raw, or if that is empty with a token of the source. step is held.
 func (m *Member) enrol(ctx context.Context, ask Ask, source token.Source, raw string) error {
-	info, err := m.opt.Controller.EnrolmentInfo(ctx)
+	info, err := m.info(ctx)
 	if err != nil {
 		return err
 	}
@@ -159,10 +159,14 @@ func (m *Member) enrolWith(ctx context.Context, info protocol.EnrolmentInfo, ask
 	}
 	pair := m.pair()
 	wireguard, identity := pair.Public()
+	commitment := protocol.Commitment(m.opt.Network, wireguard, identity)
 	if raw == "" {
-		if raw, err = m.token(ctx, source, issuer, protocol.Commitment(m.opt.Network, wireguard, identity)); err != nil {
+		if raw, err = m.token(ctx, source, issuer, commitment); err != nil {
 			return err
 		}
+	}
+	if err := checkMeant(raw, issuer, commitment); err != nil {
+		return err
 	}
 	req := protocol.NewEnrol(protocol.EnrolRequest{
 		Network: m.opt.Network, Zone: m.opt.Zone, Node: m.opt.Node, PublicKey: wireguard, IdentityKey: identity,
@@ -204,21 +208,6 @@ func (m *Member) token(ctx context.Context, source token.Source, issuer protocol
 		return "", fmt.Errorf("%w from %s: %w", ErrNoToken, source.Name(), err)
 	}
 	return raw, nil
-}
-
-// pick finds the issuer, or the only one.
-func pick(info protocol.EnrolmentInfo, name string) (protocol.IssuerInfo, error) {
-	var names []string
-	for _, issuer := range info.Issuers {
-		if issuer.Name == name || name == "" && len(info.Issuers) == 1 {
-			return issuer, nil
-		}
-		names = append(names, issuer.Name)
-	}
-	if len(names) == 0 {
-		return protocol.IssuerInfo{}, fmt.Errorf("%w: the network lets nobody enrol (Network.spec.issuers is empty)", ErrIssuer)
-	}
-	return protocol.IssuerInfo{}, fmt.Errorf("%w: %q; the network has %q: name one of them as join.issuer", ErrIssuer, name, names)
 }
 
 // askAgain asks what became of a request that waits: with the same token, and if that is not taken any more with a new one.

@@ -69,16 +69,25 @@ func TestCommand(t *testing.T) {
 		if err := os.Chmod(path, 0o700); err != nil {
 			t.Fatal(err)
 		}
-		return Command{[]string{path, "argument"}}
+		return Command{Argv: []string{path, "argument"}}
 	}
 	got, err := script("good", `echo "$APEX_AUDIENCE.$1.$APEX_COMMITMENT"`).Token(t.Context(), need)
 	if err != nil || got != "apex:COMMIT.argument.COMMIT" {
 		t.Errorf("got %q, %v", got, err)
 	}
 	refused(t, "fails", script("fails", "echo "+good+"; echo first >&2; echo 'no such role' >&2; exit 3"), "exit status 3: no such role")
+	refused(t, "traces itself", script("traces", "set -x; false eyJhbGciOiJFZERTQSJ9.e30.c2ln"), "[token]")
+	told := script("audience", `echo "${APEX_PLAIN_AUDIENCE-none}.a.b"`)
+	if got, err := told.Token(t.Context(), need); err != nil || got != "none.a.b" {
+		t.Errorf("an audience that only the controller names is given out: %q, %v", got, err)
+	}
+	told.Audience = "ours"
+	if got, err := told.Token(t.Context(), need); err != nil || got != "ours.a.b" {
+		t.Errorf("got %q, %v", got, err)
+	}
 	refused(t, "too much", script("much", "while :; do echo "+good+good+good+good+" || exit; done & sleep 0.1; kill $!"), "printed more than a token")
 	refused(t, "nothing", script("nothing", ""), "is empty")
-	refused(t, "no program", Command{[]string{filepath.Join(dir, "none")}}, "failed")
+	refused(t, "no program", Command{Argv: []string{filepath.Join(dir, "none")}}, "failed")
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
 	if _, err := script("hangs", "sleep 600 & wait").Token(ctx, need); err == nil {

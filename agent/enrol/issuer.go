@@ -1,0 +1,75 @@
+package enrol
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/apex-network/apex/internal/oidcclient"
+	"github.com/apex-network/apex/internal/protocol"
+)
+
+// ErrAudience: the token is not for this network, and was not sent.
+var ErrAudience = errors.New("the token is for somebody else")
+
+// info asks the controller how to join, and leaves out issuers that are not what the configuration expects. Errors: ErrIssuer
+// if that leaves none; those of the controller.
+func (m *Member) info(ctx context.Context) (protocol.EnrolmentInfo, error) {
+	info, err := m.opt.Controller.EnrolmentInfo(ctx)
+	if err != nil || m.opt.Expect == (Expect{}) {
+		return info, err
+	}
+	told := info.Issuers
+	info.Issuers = slices.DeleteFunc(slices.Clone(told), func(i protocol.IssuerInfo) bool { return !m.opt.Expect.met(i) })
+	if len(info.Issuers) == 0 && len(told) > 0 {
+		return info, fmt.Errorf("%w: the controller names none with what the configuration says under join "+
+			"(issuerURL, audience, clientID); if the network has changed, change it too", ErrIssuer)
+	}
+	return info, nil
+}
+
+func (e Expect) met(i protocol.IssuerInfo) bool {
+	is := func(want, have string) bool { return want == "" || want == have }
+	return is(e.URL, i.URL) && is(e.Audience, i.Audience) && is(e.ClientID, i.ClientID)
+}
+
+// pick finds the issuer, or the only one.
+func pick(info protocol.EnrolmentInfo, name string) (protocol.IssuerInfo, error) {
+	var names []string
+	for _, issuer := range info.Issuers {
+		if issuer.Name == name || name == "" && len(info.Issuers) == 1 {
+			return issuer, checkAudience(issuer)
+		}
+		names = append(names, issuer.Name)
+	}
+	if len(names) == 0 {
+		return protocol.IssuerInfo{}, fmt.Errorf("%w: the network lets nobody enrol (Network.spec.issuers is empty)", ErrIssuer)
+	}
+	return protocol.IssuerInfo{}, fmt.Errorf("%w: %q; the network has %q: name one of them as join.issuer", ErrIssuer, name, names)
+}
+
+// checkAudience refuses audiences that end early in the address or command that a script puts them into: the token would then
+// be for another audience, without the commitment that stands behind it.
+func checkAudience(issuer protocol.IssuerInfo) error {
+	const most = 1024
+	bad := func(r rune) bool { return r <= ' ' || r > '~' || strings.ContainsRune("&#?%+;,\"'`$\\<>|(){}[]*!", r) }
+	if issuer.Audience == "" || len(issuer.Audience) > most || strings.ContainsFunc(issuer.Audience, bad) {
+		return fmt.Errorf("%w: the controller names the audience %q for %q, which no token is asked for", ErrIssuer,
+			cut(issuer.Audience), cut(issuer.Name))
+	}
+	return nil
+}
+
+// checkMeant keeps a token that is for somebody else on this host: the controller would refuse it, but would have it. What
+// cannot be read is left to the controller.
+func checkMeant(raw string, issuer protocol.IssuerInfo, commitment string) error {
+	c, err := oidcclient.Peek(raw)
+	if err != nil || len(c.Audience) == 0 || slices.Contains(c.Audience, issuer.Audience) ||
+		slices.Contains(c.Audience, issuer.Audience+":"+commitment) {
+		return nil
+	}
+	return fmt.Errorf("%w: its claim aud is %q, issuer %s of the network asks for %q; it was not sent", ErrAudience,
+		cut(strings.Join(c.Audience, ", ")), cut(issuer.Name), issuer.Audience)
+}
