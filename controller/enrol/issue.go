@@ -73,8 +73,10 @@ func (s *Service) tryCommit(ctx context.Context, a *attempt) (result protocol.En
 		result, err = s.bind(ctx, a, approved, links)
 	}
 	switch {
-	case definite(err) && fresh:
-		s.unuseToken(a) // nothing came of it: the person need not sign in again
+	case definite(err) && fresh && !errors.Is(err, errAgain):
+		// Nothing came of it: the person need not sign in again. Where somebody else was faster it may have been this very
+		// request at another replica, whose binding rests on the token.
+		s.unuseToken(a)
 	case err == nil && !waits:
 		s.spendToken(a)
 	}

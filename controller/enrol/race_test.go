@@ -79,6 +79,32 @@ func TestNothingIsHandedOutTwice(t *testing.T) {
 	}
 }
 
+// overtaken is a bucket whose first update comes after somebody else's.
+type overtaken struct {
+	store.Bucket
+	before *sync.Once
+	first  func()
+}
+
+func (o overtaken) Update(ctx context.Context, key string, value []byte, revision uint64) (uint64, error) {
+	o.before.Do(o.first)
+	return o.Bucket.Update(ctx, key, value, revision)
+}
+
+// A request that two replicas work on at once, as after a connection was lost, does not make its token good again: one
+// that commits to no keys would enrol whoever else has it.
+func TestOvertakenRequestLeavesItsTokenUsed(t *testing.T) {
+	w := newWorld(t)
+	m, other := w.machine("a"), w.service()
+	token := w.tokens.Issue(w.job("acme/app", 1))
+	s := w.service(func(o *Options) {
+		o.Buckets.Bindings = overtaken{o.Buckets.Bindings, new(sync.Once), func() { m.join(other, "ci", token) }}
+	})
+	m.join(s, "ci", token)
+	_, err := w.machine("thief").enrol(s, "ci", token)
+	refusedWith(t, err, protocol.CodeReplay)
+}
+
 // broken is a bucket that fails after some writes, as when a controller is killed.
 type broken struct {
 	store.Bucket
