@@ -98,7 +98,7 @@ func newCrowd(tb testing.TB, n *network, p *process) *crowd {
 		}
 		all.Go(func() {
 			if err := c.listen(ctx, client, i); err != nil && ctx.Err() == nil && !errors.Is(err, context.Canceled) {
-				c.got <- arrival{i, time.Now(), err}
+				c.got <- arrival{node: i, at: time.Now(), err: err}
 			}
 			client.CloseIdle()
 		})
@@ -118,7 +118,7 @@ func (c *crowd) listen(ctx context.Context, client *fetch.Client, node int) erro
 			return err
 		}
 		if message.Update != nil {
-			c.got <- arrival{node, time.Now(), nil}
+			c.got <- arrival{node: node, at: time.Now()}
 		}
 	}
 }

@@ -36,9 +36,10 @@ type fleet struct {
 
 // arrival says that a host carries another state.
 type arrival struct {
-	node int
-	at   time.Time
-	err  error
+	node  int
+	at    time.Time
+	err   error
+	peers []reconciler.Key
 }
 
 func newFleet(tb testing.TB, n *network, p *process) *fleet {
@@ -73,7 +74,11 @@ type observed struct {
 func (o observed) Apply(ctx context.Context, s reconciler.State, p reconciler.Probe) (reconciler.Report, error) {
 	report, err := o.Engine.Apply(ctx, s, p)
 	if ctx.Err() == nil {
-		o.tell <- arrival{o.node, time.Now(), err}
+		a := arrival{node: o.node, at: time.Now(), err: err}
+		for _, p := range s.Peers {
+			a.peers = append(a.peers, p.PublicKey)
+		}
+		o.tell <- a
 	}
 	return report, err
 }
@@ -84,10 +89,16 @@ func (f *fleet) running() bool { return f.stop != nil }
 // start runs every agent at once.
 func (f *fleet) start() {
 	f.tb.Helper()
+	f.startThese(f.network.all())
+}
+
+// startThese runs the agents of some nodes at once.
+func (f *fleet) startThese(nodes []int) {
+	f.tb.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	var all sync.WaitGroup
 	f.stop = func() { cancel(); all.Wait() }
-	for i := range f.network.nodes {
+	for _, i := range nodes {
 		a := f.newAgent(i)
 		all.Go(func() {
 			if err := a.Run(ctx); err != nil {
@@ -122,7 +133,8 @@ func (f *fleet) newAgent(i int) *agent.Agent {
 	}
 	config := agent.Config{
 		Controllers: []string{f.url}, TLSPin: f.pin, Network: networkName, Node: nodeName(i),
-		RootDigest: f.network.root.Pin().String(), Zones: []agent.ZoneConfig{{Name: zoneName}}, StateDir: dir, Socket: filepath.Join(dir, "sock"),
+		RootDigest: f.network.root.Pin().String(), Zones: []agent.ZoneConfig{{Name: zoneName, Join: f.network.joining(i, dir)}},
+		StateDir: dir, Socket: filepath.Join(dir, "sock"),
 	}.WithDefaults()
 	host := twin.New()
 	a, err := agent.New(agent.Options{

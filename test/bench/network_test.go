@@ -45,14 +45,13 @@ type network struct {
 	ids    []signer.PrivateKey
 	keys   []reconciler.PrivateKey
 	edits  int
+	// enrols is set where hosts may join by an identity.
+	enrols *enrols
 }
 
 func newNetwork(tb testing.TB, s shape) *network {
 	tb.Helper()
-	env := gittest.New(tb)
-	n := &network{shape: s, tb: tb, env: env, repo: env.Repo("net"), owner: env.SSHKey("owner")}
-	n.root = env.TrustRoot(networkName, 1, n.owner)
-	n.root.Maintainer("all", n.owner, []string{"**"})
+	n := beginNetwork(tb, s)
 	n.root.Write(n.repo, n.owner)
 	n.repo.Write("network.yaml", "apiVersion: apex/v1alpha1\nkind: Network\nmetadata: {name: "+networkName+"}\n")
 	n.repo.Write("zone.yaml", "apiVersion: apex/v1alpha1\nkind: Zone\nmetadata: {name: "+zoneName+"}\nspec:\n  ranges: [10.0.0.0/8]\n")
@@ -66,16 +65,32 @@ func newNetwork(tb testing.TB, s shape) *network {
 	return n
 }
 
+// beginNetwork makes keys and a trust root, which is not written yet.
+func beginNetwork(tb testing.TB, s shape) *network {
+	tb.Helper()
+	env := gittest.New(tb)
+	n := &network{shape: s, tb: tb, env: env, repo: env.Repo("net"), owner: env.SSHKey("owner")}
+	n.root = env.TrustRoot(networkName, 1, n.owner)
+	n.root.Maintainer("all", n.owner, []string{"**"})
+	return n
+}
+
 func (n *network) newKeys() {
+	id, key := newKeyPair(n.tb)
+	n.ids, n.keys = append(n.ids, id), append(n.keys, key)
+}
+
+func newKeyPair(tb testing.TB) (signer.PrivateKey, reconciler.PrivateKey) {
+	tb.Helper()
 	id, err := signer.GenerateKey(rand.Reader)
 	if err != nil {
-		n.tb.Fatal(err)
+		tb.Fatal(err)
 	}
 	var key reconciler.PrivateKey
 	if _, err := rand.Read(key[:]); err != nil {
-		n.tb.Fatal(err)
+		tb.Fatal(err)
 	}
-	n.ids, n.keys = append(n.ids, id), append(n.keys, key)
+	return id, key
 }
 
 func nodeName(i int) string { return fmt.Sprintf("node-%05d", i) }
@@ -142,7 +157,13 @@ func (n *network) push(e edit) string {
 	case noEffect:
 		n.repo.Write("README.md", fmt.Sprintf("Edit %d\n", n.edits))
 	}
-	commit := n.repo.Commit(n.owner, string(e))
+	return n.merge(string(e))
+}
+
+// merge commits what stands in the clone, signed, and pushes it.
+func (n *network) merge(message string) string {
+	n.tb.Helper()
+	commit := n.repo.Commit(n.owner, message)
 	n.repo.Git("push", "-q", n.remote, "HEAD:main")
 	return commit
 }

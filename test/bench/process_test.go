@@ -9,8 +9,10 @@ import (
 	"crypto/sha256"
 	"crypto/tls"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"net/http"
 	"os"
@@ -70,10 +72,13 @@ networks:
   - name: %s
     repository: {url: %s}
     trustRoot: %s
-    keys: {manifestFiles: [controller.key], timestampFiles: [controller.key]}
+    keys: {manifestFiles: [controller.key], timestampFiles: [controller.key]%s}
     webhookSecretFile: webhook.secret
     poll: {interval: 24h, jitterPercent: 0}
-`, p.api, p.metrics, networkName, n.remote, n.root.Pin()), 0o600)
+%s`, p.api, p.metrics, networkName, n.remote, n.root.Pin(), n.enrols.keys(), n.enrols.config()), 0o600)
+	}
+	if err == nil {
+		err = n.enrols.writeKey(p.dir)
 	}
 	if err == nil {
 		p.log, err = os.Create(filepath.Join(p.dir, "log"))
@@ -260,6 +265,31 @@ func (p *process) connections() (n float64) {
 func (p *process) resident() float64 {
 	p.tb.Helper()
 	return residentOf(p.tb, p.cmd.Process.Pid)
+}
+
+// stored is the size of everything that the controller has on disk, in bytes.
+func (p *process) stored() (bytes float64) {
+	p.tb.Helper()
+	err := filepath.WalkDir(filepath.Join(p.dir, "state"), func(_ string, d os.DirEntry, err error) error {
+		if errors.Is(err, fs.ErrNotExist) || err == nil && d.IsDir() {
+			return nil // a file that went meanwhile
+		}
+		if err != nil {
+			return err
+		}
+		info, err := d.Info()
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		if err == nil {
+			bytes += float64(info.Size())
+		}
+		return err
+	})
+	if err != nil {
+		p.tb.Fatal(err)
+	}
+	return bytes
 }
 
 func residentOf(tb testing.TB, pid int) float64 {
