@@ -143,14 +143,14 @@ func (s *Service) identify(ctx context.Context, a *attempt) error {
 		a.held = h
 		a.renewal = h.holds(a.req.PublicKey, a.req.IdentityKey)
 	}
+	err := s.verify(ctx, a)
+	if err != nil {
+		return err
+	}
 	if !a.renewal {
 		if err := s.limits.issuer(a.issuer.Name, a.now); err != nil {
 			return err
 		}
-	}
-	err := s.verify(ctx, a)
-	if err != nil {
-		return err
 	}
 	a.verifiedAt = a.now
 	if a.identity, err = identity.FromClaims(*a.issuer, a.verified.Claims,

@@ -3,6 +3,7 @@ package enrol
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
@@ -291,10 +292,14 @@ func TestProviderDown(t *testing.T) {
 func TestFloodsAreLimited(t *testing.T) {
 	w := newWorld(t)
 	s := w.service(func(o *Options) { o.Limits = Limits{PerIssuer: 5, PerSubject: 3, PerAddress: 20} })
-	m := w.machine("laptop")
 	var last error
 	for range 6 {
-		_, last = m.enrol(s, "corp", w.tokens.Issue(with(w.person("x", "ops"), "aud", "junk")))
+		_, last = w.machine("junk").enrol(s, "corp", w.tokens.Issue(with(w.person("x", "ops"), "aud", "junk")))
+	}
+	refusedWith(t, last, protocol.CodeToken) // strangers use up nobody's share
+	for i := range 6 {
+		m := w.machine(fmt.Sprint("laptop", i))
+		_, last = m.enrol(s, "corp", m.token(w.person(fmt.Sprint("ann", i), "ops")))
 	}
 	refusedWith(t, last, protocol.CodeTooMany, "corp")
 	job := w.machine("job")
@@ -304,13 +309,15 @@ func TestFloodsAreLimited(t *testing.T) {
 	}
 	refusedWith(t, last, protocol.CodeTooMany, "address")
 	w.pass(time.Minute)
-	// Renewals by a bound key get through a flood of junk with the same issuer.
-	m.join(s, "corp", m.token(w.person("ann", "ops")))
-	for range 6 {
-		_, last = w.machine("junk").enrol(s, "corp", "a.b.c")
+	// Renewals by a bound key get through a rush with the same issuer.
+	m := w.machine("laptop")
+	m.join(s, "corp", m.token(w.person("eve", "ops")))
+	for i := range 5 {
+		other := w.machine(fmt.Sprint("other", i))
+		_, last = other.enrol(s, "corp", other.token(w.person(fmt.Sprint("bob", i), "ops")))
 	}
 	refusedWith(t, last, protocol.CodeTooMany, "corp")
-	m.join(s, "corp", m.token(w.person("ann", "ops")))
+	m.join(s, "corp", m.token(w.person("eve", "ops")))
 }
 
 func TestUnknownFieldsAreRefused(t *testing.T) {

@@ -13,9 +13,10 @@ import (
 
 // Limits are requests per minute; each may come in one burst. 0 takes the default, below 0 there is no limit.
 //
-// The limit per address is charged before any work, the one per issuer before a token is verified (renewals by the key of
-// a binding are exempt, so that a flood of junk tokens ends no membership). The one per subject is charged after: a
-// subject in a token that nobody verified is anybody's to name, and could be used to lock its owner out.
+// The limit per address is charged before any work. The ones per issuer and per subject are charged once the token is
+// verified: what stands in a token that nobody verified is anybody's to name, and a few strangers with junk could lock
+// everybody else out. To verify costs little more than the proofs did, and what is asked of the issuer has a limit of its own
+// (package tokens). Renewals by the key of a binding are exempt from the issuer's, so that a rush of newcomers ends no membership.
 type Limits struct {
 	PerIssuer, PerSubject, PerAddress int
 	// Waiting is the most requests that wait for a maintainer, WaitingPerSubject those of one identity.
