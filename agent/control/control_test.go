@@ -1,12 +1,14 @@
 package control
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"net/netip"
 	"path/filepath"
 	"strings"
@@ -119,4 +121,29 @@ func TestStrictRequests(t *testing.T) {
 	if f.joined.Zone != "" {
 		t.Error("a malformed request was carried out")
 	}
+}
+
+// FuzzRequest: what is done is exactly what was written, in the one way there is to write it.
+func FuzzRequest(f *testing.F) {
+	seed, err := protocol.Encode(Join{Zone: "prod", IDToken: "a.b.c"})
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(seed)
+	f.Add([]byte(`{"zone":"prod"}`))
+	f.Fuzz(func(t *testing.T, body []byte) {
+		c, mux := &fake{}, http.NewServeMux()
+		Handle(mux, c)
+		for _, path := range []string{PathJoin, PathLeave, PathRotate} {
+			r := httptest.NewRequest("POST", path, bytes.NewReader(body))
+			r.Header.Set("Content-Type", protocol.TypeJSON)
+			w := httptest.NewRecorder()
+			mux.ServeHTTP(w, r)
+			if w.Code == http.StatusOK && path == PathJoin {
+				if again, err := protocol.Encode(c.joined); err != nil || !bytes.Equal(again, body) {
+					t.Fatalf("did %s for %s", again, body)
+				}
+			}
+		}
+	})
 }

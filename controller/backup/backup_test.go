@@ -24,7 +24,7 @@ import (
 
 var created = time.Unix(1_800_000_000, 0)
 
-func put(t *testing.T, s store.Store, cfg store.BucketConfig, values map[string]string) {
+func put(t testing.TB, s store.Store, cfg store.BucketConfig, values map[string]string) {
 	t.Helper()
 	b, err := s.Bucket(t.Context(), cfg)
 	if err != nil {
@@ -58,7 +58,7 @@ func ledgerEntry(epoch, serial string) string {
 	return `{"epoch":` + epoch + `,"serial":` + serial + `,"manifest":"` + zeros + `"}`
 }
 
-func filled(t *testing.T) store.Store {
+func filled(t testing.TB) store.Store {
 	s := store.NewMemory(time.Now)
 	put(t, s, bindings, map[string]string{"acme.prod.a": "\x00binary", "acme.prod.b": "two", "acme.lab.a": ""})
 	put(t, s, store.BucketConfig{Name: "tokens", TTL: time.Hour}, map[string]string{"used": "1"})
@@ -66,7 +66,7 @@ func filled(t *testing.T) store.Store {
 	return s
 }
 
-func file(t *testing.T, s store.Store) []byte {
+func file(t testing.TB, s store.Store) []byte {
 	t.Helper()
 	snap, err := backup.Take(t.Context(), s, "test", created)
 	if err != nil {

@@ -1,10 +1,12 @@
 package oidcclient
 
 import (
+	"bytes"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -138,4 +140,35 @@ func FuzzPeek(f *testing.F) {
 	f.Add("x.eyJhdWQiOlsiYSJdfQ.y")
 	f.Add("..")
 	f.Fuzz(func(t *testing.T, token string) { _, _ = Peek(token) })
+}
+
+type answering func(*http.Request) *http.Response
+
+func (a answering) RoundTrip(r *http.Request) (*http.Response, error) { return a(r), nil }
+
+// FuzzAnswers: whatever a provider answers, discovery gives endpoints that may be asked, and tokens have their bounds.
+func FuzzAnswers(f *testing.F) {
+	f.Add(200, []byte(`{"issuer":"https://id.example","token_endpoint":"https://id.example/t","scopes_supported":["openid"]}`))
+	f.Add(200, []byte(`{"id_token":"a.b.c","refresh_token":"r","access_token":"x"}`))
+	f.Add(400, []byte(`{"error":"invalid_grant","error_description":"\u001b[2Jgone"}`))
+	f.Fuzz(func(t *testing.T, status int, body []byte) {
+		c := New(answering(func(r *http.Request) *http.Response {
+			return &http.Response{
+				StatusCode: status, Header: http.Header{"Content-Type": {"application/json"}}, Request: r,
+				Body: io.NopCloser(bytes.NewReader(body)),
+			}
+		}), "")
+		if p, err := c.Discover(t.Context(), "https://id.example"); err == nil {
+			if p.Issuer != "https://id.example" || p.TokenEndpoint != "" && CheckEndpoint(p.TokenEndpoint) != nil {
+				t.Fatalf("discovered %+v", p)
+			}
+		}
+		tokens, err := c.Refresh(t.Context(), "https://id.example/t", Auth{ClientID: "c"}, "old")
+		if err == nil && (tokens.IDToken == "" || len(tokens.IDToken) > MaxTokenBytes || len(tokens.RefreshToken) > MaxTokenBytes) {
+			t.Fatal("tokens out of bounds")
+		}
+		if err != nil && strings.ContainsAny(err.Error(), "\x1b\n") {
+			t.Fatalf("the provider writes to the terminal: %q", err)
+		}
+	})
 }

@@ -181,3 +181,32 @@ func FuzzRotate(f *testing.F) {
 		}
 	})
 }
+
+// FuzzDecision reads what maintainers sign: of what is accepted, at any age or fresh, there is one spelling.
+func FuzzDecision(f *testing.F) {
+	now := time.Unix(1_800_000_000, 0)
+	decision, err := NewDecision("acme", Waiting{Zone: "prod", Node: "laptop", PublicKey: peermap.Key{1}, IdentityKey: peermap.Key{2}}, true, now)
+	if err != nil {
+		f.Fatal(err)
+	}
+	query, err := NewEnrolQuery("acme", now)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(decision)
+	f.Add(query)
+	f.Fuzz(func(t *testing.T, data []byte) {
+		d, err := DecodeDecision(data)
+		if err == nil {
+			if again, err := Encode(d); err != nil || !bytes.Equal(again, data) {
+				t.Fatalf("two spellings of one decision: %s, %s", data, again)
+			}
+		}
+		if _, fresh := ParseDecision(data, "acme", now); fresh == nil && (err != nil || d.Network != "acme") {
+			t.Fatalf("fresh, but not one at all: %v", err)
+		}
+		if q, err := ParseEnrolQuery(data, "acme", now); err == nil && q.Network != "acme" {
+			t.Fatal("a query of another network")
+		}
+	})
+}
