@@ -1,6 +1,7 @@
 package spec
 
 import (
+	"cmp"
 	"errors"
 	"maps"
 	"net/netip"
@@ -50,8 +51,30 @@ func (c *checker) checkIssuers() {
 				n, issuer.Name, maxIssuerClaims)
 		}
 	}
+	c.checkTwins(doc)
 	for i := range doc.Value.Spec.Revoked {
 		c.checkRevocation(doc, indexed("spec.revoked", i), &doc.Value.Spec.Revoked[i])
+	}
+}
+
+// checkTwins compares issuers that are one provider. Of two that take the same tokens whoever enrols chooses, and so what is
+// asked of the token and which revocations reach them.
+func (c *checker) checkTwins(doc *Document[Network]) {
+	issuers := doc.Value.Spec.Issuers
+	audience := func(i *Issuer) string { return cmp.Or(i.Audience, i.ClientID, DefaultIssuerAudience) }
+	for i := range issuers {
+		for j := range i {
+			one, other, path := &issuers[i], &issuers[j], indexed("spec.issuers", i)+".url"
+			switch {
+			case one.URL == "" || one.URL != other.URL || one.Name == other.Name:
+			case audience(one) == audience(other):
+				c.errorf(doc, path, diag.BadIssuer, "give each an audience of its own, or keep one",
+					"issuers %q and %q take the same tokens", other.Name, one.Name)
+			default:
+				c.warnf(doc, path, diag.BadIssuer, "revoke people under both names",
+					"issuers %q and %q are one provider: what revokes an identity of one does not reach the other", other.Name, one.Name)
+			}
+		}
 	}
 }
 
