@@ -155,7 +155,8 @@ func (f witnessFlags) config(s cli.Streams) (witness.Config, error) {
 	}
 	// The controller holds a question open until there is something to sign.
 	transport.ResponseHeaderTimeout = 0
-	cfg.Client = &http.Client{Transport: transport}
+	// No redirect is followed: it would lead a stolen controller's requests into the witness's network.
+	cfg.Client = &http.Client{Transport: transport, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 	if err := f.hand(&cfg); err != nil {
 		return cfg, err
 	}
