@@ -63,11 +63,11 @@ func checkAudience(issuer protocol.IssuerInfo) error {
 }
 
 // checkMeant keeps a token that is for somebody else on this host: the controller would refuse it, but would have it. What
-// cannot be read is left to the controller.
-func checkMeant(raw string, issuer protocol.IssuerInfo, commitment string) error {
+// cannot be read, or is for other keys, is left to the controller.
+func checkMeant(raw string, issuer protocol.IssuerInfo) error {
 	c, err := oidcclient.Peek(raw)
-	if err != nil || len(c.Audience) == 0 || slices.Contains(c.Audience, issuer.Audience) ||
-		slices.Contains(c.Audience, issuer.Audience+":"+commitment) {
+	ours := func(aud string) bool { return aud == issuer.Audience || strings.HasPrefix(aud, issuer.Audience+":") }
+	if err != nil || len(c.Audience) == 0 || slices.ContainsFunc(c.Audience, ours) {
 		return nil
 	}
 	return fmt.Errorf("%w: its claim aud is %q, issuer %s of the network asks for %q; it was not sent", ErrAudience,

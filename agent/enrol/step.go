@@ -159,13 +159,12 @@ func (m *Member) enrolWith(ctx context.Context, info protocol.EnrolmentInfo, ask
 	}
 	pair := m.pair()
 	wireguard, identity := pair.Public()
-	commitment := protocol.Commitment(m.opt.Network, wireguard, identity)
 	if raw == "" {
-		if raw, err = m.token(ctx, source, issuer, commitment); err != nil {
+		if raw, err = m.token(ctx, source, issuer, protocol.Commitment(m.opt.Network, wireguard, identity)); err != nil {
 			return err
 		}
 	}
-	if err := checkMeant(raw, issuer, commitment); err != nil {
+	if err := checkMeant(raw, issuer); err != nil {
 		return err
 	}
 	req := protocol.NewEnrol(protocol.EnrolRequest{
