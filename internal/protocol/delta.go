@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"math/bits"
 
 	"github.com/klauspost/compress/zstd"
 
@@ -74,8 +75,12 @@ func CompressDelta(old, plain []byte) ([]byte, error) {
 	if len(old) == 0 {
 		return compress(plain)
 	}
-	return compress(plain, zstd.WithEncoderDictRaw(dictionaryID, old))
+	return compress(plain, zstd.WithEncoderDictRaw(dictionaryID, old), zstd.WithWindowSize(window(len(old)+len(plain))))
 }
+
+// window is the smallest window that reaches over n bytes, up to what decoders allow. The default of 8 MB is allocated and
+// cleared for each delta, which costs more than making it.
+func window(n int) int { return min(max(1<<bits.Len(uint(n)), zstd.MinWindowSize), maxWindow) }
 
 // DecompressDelta undoes CompressDelta with the same old bytes.
 func DecompressDelta(old, data []byte, limit int) ([]byte, error) {
