@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/apex-network/apex/spec/binding"
+	"github.com/apex-network/apex/spec/compile"
 )
 
 // crowd makes n bindings of n people.
@@ -43,4 +44,35 @@ func BenchmarkAdmitCold(b *testing.B) {
 	for b.Loop() {
 		Admit(repo, list, issued)
 	}
+}
+
+// BenchmarkAdmitCompile is the whole of what a new member means for the network, but for signatures: 10 000 members are
+// admitted and the zones compiled, for the first time and with one member more.
+func BenchmarkAdmitCompile(b *testing.B) {
+	repo := load(b, "---\napiVersion: apex/v1alpha1\nkind: Node", policies+"apiVersion: apex/v1alpha1\nkind: Node")
+	facts := compile.Facts{Commit: "0123456789abcdef0123456789abcdef01234567", AsOf: issued, RootVersion: 1}
+	list := crowd(10_001)
+	round := func(b *testing.B, a *Admitter, c *compile.Incremental, list []*binding.Signed) {
+		admitted := a.Admit(repo, list, issued)
+		if len(admitted.Members) != len(list) {
+			b.Fatalf("%d members of %d", len(admitted.Members), len(list))
+		}
+		if _, _, err := c.Compile(compile.Input{Repo: admitted.Repo, Bindings: admitted.Lists, Facts: facts}); err != nil {
+			b.Fatal(err)
+		}
+	}
+	b.Run("cold", func(b *testing.B) {
+		for b.Loop() {
+			round(b, NewAdmitter(), compile.NewIncremental(), list[:10_000])
+		}
+	})
+	b.Run("oneMore", func(b *testing.B) {
+		a, c := NewAdmitter(), compile.NewIncremental()
+		for i := 0; b.Loop(); i++ {
+			b.StopTimer()
+			round(b, a, c, list[:10_000])
+			b.StartTimer()
+			round(b, a, c, list)
+		}
+	})
 }
