@@ -41,8 +41,8 @@ func opener(goos string, env Environ, page string) []string {
 	return []string{"xdg-open", page}
 }
 
-// Open shows page in the person's browser and does not wait for it: $BROWSER, or what the system has for that. Only
-// https addresses, and http ones of the loopback, are handed to the other program.
+// Open shows page in the person's browser and does not wait for it: $BROWSER, or what the system has for that. Under sudo it
+// runs as who called that. Only https addresses, and http ones of the loopback, are handed to the other program.
 func Open(ctx context.Context, page string) error {
 	if !isPage(page) {
 		return errors.New("open a browser: the provider's address is not one to open")
@@ -50,6 +50,9 @@ func Open(ctx context.Context, page string) error {
 	argv := opener(runtime.GOOS, os.Getenv, page)
 	// The browser outlives the command that asked for it.
 	browser := exec.CommandContext(context.WithoutCancel(ctx), argv[0], argv[1:]...)
+	if err := asUser(browser, os.Geteuid(), os.Getenv); err != nil {
+		return fmt.Errorf("open a browser: %w", err)
+	}
 	if err := browser.Start(); err != nil {
 		return fmt.Errorf("open a browser: %w", err)
 	}
