@@ -116,7 +116,7 @@ func (c *Cluster) ResumeAll() {
 	c.await()
 }
 
-// await waits until the servers that run have a leader.
+// await waits until the servers that run have a leader that can place a copy on each of them.
 func (c *Cluster) await() {
 	c.t.Helper()
 	deadline := time.Now().Add(patience)
@@ -131,11 +131,12 @@ func (c *Cluster) await() {
 
 func (c *Cluster) usable() bool {
 	led := len(c.servers) == 1
-	peers := 0
+	running, peers := 0, 0
 	for _, s := range c.servers {
 		if s == nil {
 			continue
 		}
+		running++
 		if !s.ReadyForConnections(10 * time.Millisecond) {
 			return false
 		}
@@ -143,5 +144,5 @@ func (c *Cluster) usable() bool {
 			led, peers = true, len(s.JetStreamClusterPeers())
 		}
 	}
-	return led && (len(c.servers) == 1 || peers > len(c.servers)/2)
+	return led && (len(c.servers) == 1 || peers >= running)
 }
