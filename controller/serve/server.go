@@ -62,10 +62,11 @@ type Network struct {
 	Done <-chan struct{}
 }
 
-// NonceBucket keeps the nonces of signed requests for as long as these could be replayed.
+// NonceBucket keeps the nonces of signed requests for as long as these could be replayed, and a minute for clocks of replicas
+// that are apart.
 func NonceBucket() store.BucketConfig {
 	return store.BucketConfig{
-		Name: "nonces", Description: "nonces of signed requests", TTL: 2 * protocol.RequestSkew, MaxBytes: 64 << 20, MaxValueBytes: 1 << 10,
+		Name: "nonces", Description: "nonces of signed requests", TTL: 2*protocol.RequestSkew + time.Minute, MaxBytes: 64 << 20, MaxValueBytes: 1 << 10,
 	}
 }
 
