@@ -145,8 +145,9 @@ func (l *liar) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return l.first[whose+"/"+kind]
 	}
 	answers := lying && strings.Contains(lie.kinds, q.kind)
-	if lying && q.kind == watching && !answers {
-		http.Error(w, "no streams today", http.StatusBadGateway) // so that the agent fetches, and hears the lie
+	if q.kind == watching && (lying && !answers || q.first(q.node, views) == nil) {
+		// So that the agent fetches: the truth at first, for the liar to remember, and later the lie.
+		http.Error(w, "no streams today", http.StatusBadGateway)
 		return
 	}
 	resp, err := l.ask(r.Clone(ctx))
