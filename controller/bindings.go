@@ -13,14 +13,20 @@ import (
 	"github.com/apex-network/apex/spec/binding"
 )
 
-// join compiles a commit with the bindings as they are now, and gives their version.
-func (n *network) join(l *build.Loaded, root *signer.Root, asOf time.Time) (*build.Outcome, uint64, error) {
+// join compiles a commit with the bindings as they are now, and gives their version. pressing says that witnesses shall sign
+// it without a look at new evidence.
+func (n *network) join(l *build.Loaded, root *signer.Root, asOf time.Time, pressing bool) (*build.Outcome, uint64, error) {
 	var list []*binding.Signed
 	var version uint64
 	if n.bindings != nil {
 		list, version = n.bindings.Snapshot()
 		if a := n.published.Load(); a == nil || a.root.Digest() != root.Digest() {
 			list = signedUnder(root, list) // the list is of those that the published trust root accepts
+		}
+		if n.needsWitness(root) {
+			list = n.unwitnessed.pick(list, n.serving(), time.Now(), pressing)
+		} else {
+			n.unwitnessed = unwitnessed{}
 		}
 	}
 	out, err := n.builder.Join(l, list, root, asOf)
@@ -47,6 +53,9 @@ func signedUnder(root *signer.Root, list []*binding.Signed) []*binding.Signed {
 func (n *network) caughtUp(began time.Time) {
 	n.batch.done(began, time.Now())
 	if n.bindings != nil {
+		if n.unwitnessed.later {
+			n.seen = 0
+		}
 		if _, version := n.bindings.Snapshot(); version != n.seen {
 			n.batch.change()
 		}
@@ -75,6 +84,12 @@ func (n *network) nextTurn() (time.Duration, <-chan struct{}) {
 	if due, ok := n.batch.due(asked); ok {
 		wait = min(wait, time.Until(due))
 	}
+	if slices.ContainsFunc(pending, func(p publish.Pending) bool { return doubted(&p) && open(&p) }) {
+		wait = min(wait, max(time.Until(n.batch.floor()), overdue)) // hearWitnesses looks again then
+	}
+	if again := n.unwitnessed.next(); !again.IsZero() {
+		wait = min(wait, max(time.Until(again), overdue))
+	}
 	return max(0, wait), settled
 }
 
@@ -91,6 +106,10 @@ func (n *network) takeTurn(ctx context.Context) {
 	now := time.Now()
 	pending, _ := n.publisher.Pending()
 	asked := unanswered(pending)
+	if again := n.unwitnessed.next(); !again.IsZero() && !now.Before(again) && !n.batch.waiting {
+		n.seen = 0
+		n.batch.change()
+	}
 	due, waiting := n.batch.due(asked)
 	ended := n.expired() && !(asked && now.Before(n.batch.floor()))
 	if ended || waiting && !now.Before(due) {
@@ -108,7 +127,7 @@ func (n *network) recompile(ctx context.Context) error {
 			return nil
 		}
 	}
-	out, version, err := n.join(n.current.loaded, n.current.root, n.now().Truncate(time.Second))
+	out, version, err := n.join(n.current.loaded, n.current.root, n.now().Truncate(time.Second), n.expired())
 	if err == nil {
 		err = n.publish(ctx, n.current, out, version)
 	}
@@ -129,7 +148,7 @@ func (n *network) recompile(ctx context.Context) error {
 const maxRejected = 200
 
 // rejections lists the bindings that were left out, and why, for people.
-func rejections(out *build.Outcome) []protocol.RejectedBinding {
+func rejections(out *build.Outcome, left []protocol.RejectedBinding) []protocol.RejectedBinding {
 	var list []protocol.RejectedBinding
 	for _, f := range out.Faulty {
 		list = append(list, protocol.RejectedBinding{
@@ -137,6 +156,7 @@ func rejections(out *build.Outcome) []protocol.RejectedBinding {
 			Detail: "the zone does not compile with it: " + f.Err.Error(),
 		})
 	}
+	list = append(list, left...)
 	for _, r := range out.Admitted.Rejected {
 		list = append(list, protocol.RejectedBinding{
 			Zone: r.Zone, Node: r.Node, Binding: r.Binding, Reason: string(r.Reason), Detail: r.Detail,

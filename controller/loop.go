@@ -18,13 +18,14 @@ const (
 func (n *network) follow(ctx context.Context) {
 	// Another replica may have led, and taken the branch further, since this one did.
 	n.current, n.compiled, n.judged, n.expiry, n.stuck = nil, "", "", time.Time{}, ""
-	n.batch = batch{window: n.batch.window}
+	n.batch, n.unwitnessed = batch{window: n.batch.window}, unwitnessed{}
 	look, turn := time.NewTimer(0), time.NewTimer(never)
 	defer look.Stop()
 	defer turn.Stop()
 	f := fetches{n: n, done: make(chan fetched, 1)}
 	defer f.wait()
 	for {
+		n.hearWitnesses()
 		wait, settled := n.nextTurn()
 		turn.Reset(wait)
 		select {

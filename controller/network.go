@@ -79,6 +79,8 @@ type network struct {
 	seen     uint64    // version of the bindings that were compiled last
 	batch    batch
 	stuck    string // why the last recompile failed
+	// unwitnessed are bindings that witnesses do not sign (yet).
+	unwitnessed unwitnessed
 }
 
 // accepted is a commit that was verified, loaded and tested, with what publishing it needs.

@@ -89,7 +89,7 @@ func (n *network) take(ctx context.Context, head string) error {
 			return err
 		}
 	}
-	out, version, err := n.join(loaded, result.Root, asOf)
+	out, version, err := n.join(loaded, result.Root, asOf, true)
 	if err != nil {
 		return err
 	}
@@ -131,7 +131,7 @@ func (n *network) publish(ctx context.Context, a *accepted, out *build.Outcome, 
 		}
 	}
 	n.mu.Lock()
-	n.state, n.left = next, rejections(out)
+	n.state, n.left = next, rejections(out, n.unwitnessed.left)
 	n.mu.Unlock()
 	err := n.publisher.Publish(ctx, out.Zones, a.root)
 	nudge(n.wake)

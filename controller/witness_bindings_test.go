@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -47,7 +48,7 @@ func (r *recheck) judge(ctx context.Context, _ witness.Commit, record protocol.B
 
 // judging runs a witness that judges bindings.
 func (w *world) judging(key signer.PrivateKey, dir string, r *recheck) (stop func()) {
-	return w.witnessAs(key, dir, func(c *witness.Config) { c.Recheck = r.judge })
+	return w.witnessAs(key, dir, func(c *witness.Config) { c.Recheck, c.Patience = r.judge, 2*time.Second })
 }
 
 // evidence gives a binding other evidence, which it names.
@@ -132,16 +133,16 @@ func TestWitnessRefusesInventedBindings(t *testing.T) {
 			e.bind(1)
 			before := w.count(1)
 			row.forge(e)
-			f := w.await("a refusal", func(f protocol.FleetStatus) bool {
-				z := zoneOf(f, "prod")
-				return z.Pending != nil && strings.Contains(z.Pending.Missing, "refused")
-			})
-			if z := zoneOf(f, "prod"); z.Current.Serial != before.Serial || !strings.Contains(z.Pending.Missing, row.words) {
-				t.Fatalf("%s\nwant %q", z.Pending.Missing, row.words)
+			r := w.unwitnessed("h66")
+			if z := zoneOf(w.fleet(), "prod"); z.Current.Serial != before.Serial || !strings.Contains(r.Detail, row.words) {
+				t.Fatalf("%s\nwant %q", r.Detail, row.words)
 			}
-			e.drop("h66")
 			e.bind(2)
-			w.count(2) // the honest ones go on
+			w.count(2) // the honest ones go on, and so does everything else
+			w.repo.Write("README.md", "go on")
+			next := w.push("Go on")
+			w.mustApply(next)
+			w.published("prod", next)
 		})
 	}
 }
@@ -172,10 +173,9 @@ func TestWitnessRefusesReplacedKeys(t *testing.T) {
 			w.await("the rotation", func(f protocol.FleetStatus) bool { return zoneOf(f, "prod").Current.Serial > before.Serial })
 			between(w, e)
 			e.put(old, record)
-			w.await("a refusal", func(f protocol.FleetStatus) bool {
-				z := zoneOf(f, "prod")
-				return z.Pending != nil && (strings.Contains(z.Pending.Missing, "replaced at") || strings.Contains(z.Pending.Missing, "has other keys"))
-			})
+			if r := w.unwitnessed("h1"); !strings.Contains(r.Detail, "replaced at") && !strings.Contains(r.Detail, "has other keys") {
+				t.Fatal(r.Detail)
+			}
 		})
 	}
 }
@@ -201,15 +201,37 @@ func TestHangingProviderHoldsUpNobodyElse(t *testing.T) {
 	next := w.push("Go on")
 	w.mustApply(next)
 	w.published("lab", next)
-	if z := zoneOf(w.fleet(), "prod"); z.Current.Enrolled != 0 {
-		t.Fatalf("%+v", z.Current)
+	// Nor does the zone itself, whose other new members wait no longer than the witness asks.
+	if p := w.published("prod", next); p.Enrolled != 0 {
+		t.Fatalf("%+v", p)
 	}
-	// Nor is the zone itself stuck once it asks for nothing that hangs.
-	e.drop("h66")
-	w.repo.Write("README.md", "go on and on")
-	last := w.push("Go on")
-	w.mustApply(last)
-	w.published("prod", last)
+	e.bind(3)
+	w.count(1)
+	if r := w.unwitnessed("h66"); !strings.Contains(r.Detail, "cannot be judged now") {
+		t.Fatal(r.Detail)
+	}
+	// One whose renewal hangs stays with what it has; revocations and leaving are published.
+	old := e.bind(4)
+	w.count(2)
+	w.clock.Advance(time.Minute)
+	e.bind(4, evidence("hang"), func(b *binding.Binding, _ *protocol.BindingRecord) {
+		b.IdentityKey, b.PublicKey, b.Addresses = old.Binding.IdentityKey, old.Binding.PublicKey, old.Binding.Addresses
+	})
+	w.unwitnessed("h4")
+	e.drop("h3")
+	w.count(1)
+	w.repo.Write("network.yaml", "apiVersion: apex/v1alpha1\nkind: Network\nmetadata: {name: "+w.name+"}\nspec:\n"+
+		"  issuers: [{name: corp, url: \"https://login.example\"}]\n  revoked: [{zone: prod, node: h4}]\n")
+	w.mustApply(w.push("Revoke h4"))
+	w.count(0)
+}
+
+// unwitnessed waits until a node is listed as one that a witness does not sign.
+func (w *world) unwitnessed(node string) protocol.RejectedBinding {
+	w.t.Helper()
+	is := func(r protocol.RejectedBinding) bool { return r.Node == node && r.Reason == "unwitnessed" }
+	f := w.await("a doubt", func(f protocol.FleetStatus) bool { return slices.ContainsFunc(f.Rejected, is) })
+	return f.Rejected[slices.IndexFunc(f.Rejected, is)]
 }
 
 func TestWitnessWithoutAVerifierRefusesBindings(t *testing.T) {
@@ -219,10 +241,9 @@ func TestWitnessWithoutAVerifierRefusesBindings(t *testing.T) {
 	w.witness(key, t.TempDir())
 	w.published("prod", w.repo.Head())
 	e.bind(1)
-	w.await("a refusal", func(f protocol.FleetStatus) bool {
-		z := zoneOf(f, "prod")
-		return z.Pending != nil && strings.Contains(z.Pending.Missing, "no way to judge enrolments")
-	})
+	if r := w.unwitnessed("h1"); !strings.Contains(r.Detail, "no way to judge enrolments") {
+		t.Fatal(r.Detail)
+	}
 }
 
 func TestOnlyWitnessesReadEvidence(t *testing.T) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"time"
 
 	"github.com/apex-network/apex/signer"
@@ -227,8 +228,16 @@ func (p *Publisher) Cosign(zone string, digest peermap.Digest, keyID string, sig
 	return err
 }
 
-// Refuse records why a witness will not sign, for people to see.
-func (p *Publisher) Refuse(zone string, digest peermap.Digest, keyID, why string) error {
+// Refusal is why a witness does not sign.
+type Refusal struct {
+	Why string
+	// Bindings are those without which it may. Later says that it only cannot judge them yet.
+	Bindings []peermap.Digest
+	Later    bool
+}
+
+// Refuse records why a witness will not sign, for people to see, and for those who can leave bindings out.
+func (p *Publisher) Refuse(zone string, digest peermap.Digest, keyID string, r Refusal) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	z, w, err := p.findPending(zone, digest, keyID)
@@ -237,12 +246,8 @@ func (p *Publisher) Refuse(zone string, digest peermap.Digest, keyID, why string
 	}
 	name, _ := p.root.SignerName(keyID)
 	next := *w
-	next.refusals = map[string]string{name: why}
-	for k, v := range w.refusals {
-		if k != name {
-			next.refusals[k] = v
-		}
-	}
+	next.refusals = maps.Clone(w.refusals)
+	next.refusals[name] = r
 	z.setPending(&next)
 	p.announcePending()
 	return nil

@@ -274,7 +274,7 @@ func (p *Publisher) propose(ctx context.Context, z *Zone, body content, manifest
 	}
 	z.high = next
 	g := &Generation{Manifest: m, Digest: peermap.DigestOf(payload), content: body}
-	return p.settle(z, &waiting{gen: g, env: env, since: p.opts.Now(), refusals: map[string]string{}})
+	return p.settle(z, &waiting{gen: g, env: env, since: p.opts.Now(), refusals: map[string]Refusal{}})
 }
 
 // settle publishes w if enough have signed it, else leaves it pending.
@@ -349,6 +349,19 @@ func (p *Publisher) number(ctx context.Context, z *Zone) (mark, peermap.Digest, 
 		previous = current.Digest
 	}
 	return mark{epoch, z.high.serial + 2}, previous, nil
+}
+
+// Suffices says whether the keys given here sign manifests under root without anybody else.
+func (p *Publisher) Suffices(root *signer.Root) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	mine := 0
+	for _, k := range p.keys.Manifest {
+		if root.HasRole(k.Public().ID(), signer.RoleManifest) {
+			mine++
+		}
+	}
+	return mine >= root.Manifest.Threshold && root.Witnesses.Threshold == 0
 }
 
 // sign signs with every given key that holds the role now.

@@ -94,7 +94,7 @@ type waiting struct {
 	env      *signer.Envelope
 	since    time.Time
 	quorum   signer.Quorum
-	refusals map[string]string // witness's key name → its words
+	refusals map[string]Refusal // by the name of the witness's key
 }
 
 // State describes a zone for people.
@@ -127,7 +127,7 @@ type Pending struct {
 	Manifest peermap.Manifest
 	Since    time.Time
 	Quorum   signer.Quorum
-	Refusals map[string]string
+	Refusals map[string]Refusal // by the name of the witness's key
 }
 
 func newZone(name, dir string) *Zone {
@@ -159,13 +159,9 @@ func (z *Zone) Look() (*Snapshot, State) {
 }
 
 func (w *waiting) describe(zone string) *Pending {
-	refusals := make(map[string]string, len(w.refusals))
-	for k, v := range w.refusals {
-		refusals[k] = v
-	}
 	return &Pending{
 		Zone: zone, Digest: w.gen.Digest, Payload: w.env.Payload, Manifest: w.gen.Manifest, Since: w.since, Quorum: w.quorum,
-		Refusals: refusals,
+		Refusals: w.refusals, // it is replaced, never changed
 	}
 }
 
@@ -176,7 +172,11 @@ func (p *Pending) Missing() string {
 		s += "; could still sign: " + strings.Join(p.Quorum.Missing, ", ")
 	}
 	for name, why := range p.Refusals {
-		s += fmt.Sprintf("; %s refused: %s", name, why)
+		verb := "refused"
+		if why.Later {
+			verb = "cannot judge yet"
+		}
+		s += fmt.Sprintf("; %s %s: %s", name, verb, why.Why)
 	}
 	return s
 }
@@ -316,6 +316,6 @@ func readHigh(dir string) (mark, error) {
 // Answered reports whether the key or witness identity with this ID has signed or refused p.
 func (p *Pending) Answered(root *signer.Root, keyID string) bool {
 	name, ok := root.SignerName(keyID)
-	_, refused := p.Refusals[name]
-	return ok && (refused || slices.Contains(p.Quorum.Signed, name))
+	r, refused := p.Refusals[name]
+	return ok && (refused && !r.Later || slices.Contains(p.Quorum.Signed, name))
 }

@@ -219,7 +219,7 @@ func (s *Server) postCosign(w http.ResponseWriter, r *http.Request, data []byte)
 		}
 	}
 	if c.Refusal != "" {
-		err = n.Publisher.Refuse(c.Zone, c.Digest, id, c.Refusal)
+		err = n.Publisher.Refuse(c.Zone, c.Digest, id, publish.Refusal{Why: c.Refusal, Bindings: c.Bindings, Later: c.Later})
 	} else {
 		err = n.Publisher.Cosign(c.Zone, c.Digest, id, c.Signature)
 	}

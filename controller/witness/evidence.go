@@ -1,6 +1,7 @@
 package witness
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -35,7 +36,7 @@ var ErrLater = errors.New("the evidence cannot be judged now")
 // errInquiring says that evidence is being judged in the background.
 var errInquiring = errors.New("evidence is being judged")
 
-// inquiryTimeout bounds one inquiry, recheckTimeout one binding in it: a provider that hangs.
+// inquiryTimeout bounds one inquiry, recheckTimeout all that waits for one issuer in it: a provider that hangs.
 const (
 	inquiryTimeout = 2 * time.Minute
 	recheckTimeout = 15 * time.Second
@@ -45,15 +46,16 @@ const (
 // provider that hangs keeps nobody from the generations that it has no part in.
 //
 //	none ──new bindings──▶ running ──▶ done: all good ──▶ remembered
-//	                                    ├─ one refused ──▶ the generation is refused, naming it
-//	                                    └─ no answer ────▶ tried again
+//	                                    ├─ some refused ──▶ the generation is refused, naming them
+//	                                    └─ no answer ─────▶ tried again; the controller is told which, and may go on without them
 type inquiry struct {
 	asked map[peermap.Digest]bool
 	stop  context.CancelFunc
 	done  chan struct{}
 	// What came of it, to be read when done is closed.
 	good []*binding.Signed
-	err  error
+	bad  []unfit
+	err  error // the controller did not answer
 }
 
 // bindings gives those that the manifest's list names, all judged good, or nil if it names none. The error is a refusal,
@@ -81,12 +83,12 @@ func (w *witness) bindings(
 	for _, e := range entries {
 		s := w.memory.judged[e.Digest]
 		if s.Binding.Network != m.Network || s.Binding.Zone != m.Zone || s.Binding.Node != e.Node {
-			return nil, nil, refusef("binding %s is of node %s of zone %s, not of %s of zone %s",
+			return nil, nil, refuseBinding(e.Digest, "binding %s is of node %s of zone %s, not of %s of zone %s",
 				e.Digest, s.Binding.Node, s.Binding.Zone, e.Node, m.Zone)
 		}
 		if w.memory.under[e.Digest] != root.Version {
 			if err := checkSigned(root, s.Envelope); err != nil {
-				return nil, nil, refusef("binding %s of node %s: %w", e.Digest, e.Node, err)
+				return nil, nil, refuseBinding(e.Digest, "binding %s of node %s: %w", e.Digest, e.Node, err)
 			}
 			w.memory.under[e.Digest] = root.Version
 		}
@@ -155,20 +157,40 @@ func (w *witness) hear(zone string, entries []binding.Entry, unknown []peermap.D
 	if err := w.memory.forget(zone, wanted); err != nil {
 		return err
 	}
-	var bad *unfit
-	if errors.As(q.err, &bad) {
-		if !wanted[bad.digest] {
-			return nil // of a list that is no longer asked about
-		}
-		return &refusal{bad}
+	if err := verdict(q.bad, wanted); err != nil {
+		return err
 	}
 	return q.err
 }
 
-// unfit is a binding that was judged bad.
+// verdict says what those mean that were not found good, of those that are still wanted.
+func verdict(bad []unfit, wanted map[peermap.Digest]bool) error {
+	var refused, later []peermap.Digest
+	var why, wait *unfit // the first of each
+	for i := range bad {
+		u := &bad[i]
+		switch {
+		case !wanted[u.digest]: // of a list that is no longer asked about
+		case u.later:
+			later, wait = append(later, u.digest), cmp.Or(wait, u)
+		default:
+			refused, why = append(refused, u.digest), cmp.Or(why, u)
+		}
+	}
+	switch {
+	case why != nil:
+		return &refusal{why, refused}
+	case wait != nil:
+		return &postponed{wait, later}
+	}
+	return nil
+}
+
+// unfit is a binding that was judged bad, or (later) could not be judged.
 type unfit struct {
 	digest peermap.Digest
 	err    error
+	later  bool
 }
 
 func (u *unfit) Error() string { return fmt.Sprintf("binding %s: %v", u.digest, u.err) }
@@ -186,7 +208,7 @@ func (w *witness) inquire(ctx context.Context, m peermap.Manifest, unknown []pee
 	w.inquiries[m.Zone] = q
 	w.running.Go(func() {
 		defer cancel()
-		q.good, q.err = w.judgeBindings(ctx, m, unknown, at)
+		q.good, q.bad, q.err = w.judgeBindings(ctx, m, unknown, at)
 		close(q.done)
 		select {
 		case w.heard <- struct{}{}:
@@ -195,62 +217,94 @@ func (w *witness) inquire(ctx context.Context, m peermap.Manifest, unknown []pee
 	})
 }
 
-// judgeBindings judges bindings by their evidence. It gives those that are good also with an error.
+// judgeBindings judges bindings by their evidence. Those of an issuer whose provider takes too long altogether are left for
+// later, so that it costs only its own. The error is of the controller; what was judged before it counts.
 func (w *witness) judgeBindings(
 	ctx context.Context, m peermap.Manifest, unknown []peermap.Digest, at Commit,
-) (good []*binding.Signed, err error) {
+) (good []*binding.Signed, bad []unfit, err error) {
+	slow := map[string]time.Duration{} // by issuer: what was spent on answers that were not prompt
 	for len(unknown) > 0 {
 		asked := unknown[:min(len(unknown), protocol.MaxBindingsAsked)]
 		records, err := w.getRecords(ctx, asked)
 		if err != nil {
-			return good, err
+			return good, bad, err
 		}
-		if len(records) == 0 {
-			return good, &unfit{asked[0], errors.New("the controller has no evidence for it")}
-		}
-		for i, r := range records {
-			if i >= len(asked) {
-				return good, &unfit{asked[0], errors.New("the controller gives more than was asked for")}
+		given := map[peermap.Digest]protocol.BindingRecord{}
+		for _, r := range records {
+			if s, err := parseSigned(r.Envelope); err == nil {
+				given[s.Digest] = r
 			}
-			s, err := w.judgeBinding(ctx, m, asked[i], r, at)
+		}
+		// What the controller does not have it leaves out; what is more than an answer holds it leaves off the end.
+		end := len(asked)
+		for end > 1 && !has(given, asked[end-1]) {
+			end--
+		}
+		for _, d := range asked[:end] {
+			if u := w.judgeBinding(ctx, m, d, given, at, slow); u != nil {
+				bad = append(bad, *u)
+				continue
+			}
+			s, err := parseSigned(given[d].Envelope)
 			if err != nil {
-				return good, err
+				return good, bad, err
 			}
 			good = append(good, s)
 		}
-		unknown = unknown[len(records):]
+		unknown = unknown[end:]
 	}
-	return good, nil
+	return good, bad, nil
 }
 
+func has(given map[peermap.Digest]protocol.BindingRecord, d peermap.Digest) bool {
+	_, ok := given[d]
+	return ok
+}
+
+// prompt is how long an answer may take that does not count towards the Patience with its issuer.
+const prompt = time.Second
+
 func (w *witness) judgeBinding(
-	ctx context.Context, m peermap.Manifest, want peermap.Digest, r protocol.BindingRecord, at Commit,
-) (*binding.Signed, error) {
+	ctx context.Context, m peermap.Manifest, want peermap.Digest, given map[peermap.Digest]protocol.BindingRecord, at Commit,
+	slow map[string]time.Duration,
+) *unfit {
+	no := func(err error) *unfit { return &unfit{digest: want, err: err} }
+	r, ok := given[want]
+	if !ok {
+		return no(errors.New("the controller has no evidence for it, or gives another's"))
+	}
 	s, err := parseSigned(r.Envelope)
-	switch {
-	case err != nil:
-		return nil, &unfit{want, err}
-	case s.Digest != want:
-		return nil, &unfit{want, errors.New("the controller has no evidence for it, or gives another's")}
-	case s.Binding.Network != m.Network || s.Binding.Zone != m.Zone:
-		return nil, &unfit{want, fmt.Errorf("it is of zone %s of network %s", s.Binding.Zone, s.Binding.Network)}
+	if err != nil {
+		return no(err)
+	}
+	if s.Binding.Network != m.Network || s.Binding.Zone != m.Zone {
+		return no(fmt.Errorf("it is of zone %s of network %s", s.Binding.Zone, s.Binding.Network))
 	}
 	if err := checkSigned(at.Root, r.Envelope); err != nil {
-		return nil, &unfit{want, err}
+		return no(err)
 	}
 	if w.Recheck == nil {
-		return nil, &unfit{want, errors.New("this witness has no way to judge enrolments")}
+		return no(errors.New("this witness has no way to judge enrolments"))
 	}
-	ctx, cancel := context.WithTimeout(ctx, recheckTimeout)
+	issuer := s.Binding.Identity.URL
+	left := w.Patience - slow[issuer]
+	if left <= 0 {
+		return &unfit{want, fmt.Errorf("node %s: issuer %s: %w", s.Binding.Node, s.Binding.Identity.Issuer, ErrLater), true}
+	}
+	ctx, cancel := context.WithTimeout(ctx, left)
 	defer cancel()
-	switch err := w.Recheck(ctx, at, r); {
-	case err == nil:
-		return s, nil
-	case errors.Is(err, ErrLater) || ctx.Err() != nil:
-		return nil, fmt.Errorf("node %s: %w", s.Binding.Node, err)
-	default:
-		return nil, &unfit{want, fmt.Errorf("node %s: %w", s.Binding.Node, err)}
+	began := time.Now()
+	err = w.Recheck(ctx, at, r)
+	if took := time.Since(began); took > prompt {
+		slow[issuer] += took
 	}
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, ErrLater) || ctx.Err() != nil:
+		return &unfit{want, fmt.Errorf("node %s: %w", s.Binding.Node, err), true}
+	}
+	return no(fmt.Errorf("node %s: %w", s.Binding.Node, err))
 }
 
 // parseSigned reads an envelope without checking its signatures.
@@ -342,7 +396,7 @@ func (w *witness) rotate(list []*binding.Signed, last *signed, asOf int64) ([]re
 		b := &s.Binding
 		for _, key := range []peermap.Key{b.IdentityKey, b.PublicKey} {
 			if r, ok := gone[key]; ok && b.Issued < r.Since {
-				return nil, refusef("binding %s of node %s has a key that was replaced at %s",
+				return nil, refuseBinding(s.Digest, "binding %s of node %s has a key that was replaced at %s",
 					s.Digest, b.Node, time.Unix(r.Since, 0).UTC())
 			}
 		}
@@ -351,7 +405,7 @@ func (w *witness) rotate(list []*binding.Signed, last *signed, asOf int64) ([]re
 			continue
 		}
 		if b.Issued < old.Binding.Issued {
-			return nil, refusef("binding %s of node %s is older than the one that was signed last, and has other keys",
+			return nil, refuseBinding(s.Digest, "binding %s of node %s is older than the one that was signed last, and has other keys",
 				s.Digest, b.Node)
 		}
 		next = append(next, replaced{b.Node, old.Binding.PublicKey, old.Binding.IdentityKey, b.Issued, old.Binding.Expires})

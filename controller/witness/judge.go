@@ -218,7 +218,7 @@ func (w *witness) compile(
 	admitted := w.builder.Admit(loaded, enrolled, asOf)
 	if len(admitted.Rejected) > 0 {
 		r := admitted.Rejected[0]
-		return nil, refusef("binding %s of node %s is no member at commit %s: %s: %s", r.Binding, r.Node, m.Commit, r.Reason, r.Detail)
+		return nil, refuseBinding(r.Binding, "binding %s of node %s is no member at commit %s: %s: %s", r.Binding, r.Node, m.Commit, r.Reason, r.Detail)
 	}
 	if last == nil || !last.same(m) {
 		for _, end := range []time.Time{loaded.NextExpiry(asOf), admitted.NextExpiry} {

@@ -51,6 +51,8 @@ type Config struct {
 	Source build.Source
 	// Recheck judges the evidence of bindings; nil: generations with bindings that are new are refused.
 	Recheck Recheck
+	// Patience is how long the provider of one issuer may take over all new bindings of a generation; 0: 15 s.
+	Patience time.Duration
 	// Wait is how long one question to the controller waits for something to sign; 0: protocol.MaxPendingWait.
 	Wait time.Duration
 }
@@ -152,6 +154,9 @@ func open(cfg Config) (*witness, error) {
 	if cfg.Client == nil {
 		cfg.Client = http.DefaultClient
 	}
+	if cfg.Patience == 0 {
+		cfg.Patience = recheckTimeout
+	}
 	if cfg.Wait == 0 {
 		cfg.Wait = protocol.MaxPendingWait
 	}
@@ -189,9 +194,17 @@ func (w *witness) handle(ctx context.Context, p protocol.Pending) error {
 	verdict := protocol.Cosign{Zone: p.Zone, Digest: p.Digest, KeyID: w.hand.id()}
 	signed, err := w.judged(ctx, p)
 	var no *refusal
+	var later *postponed
 	switch {
+	case errors.As(err, &later):
+		w.failure = err
+		w.log.Warn("not signed yet", "zone", p.Zone, "manifest", p.Digest.String(), "reason", later)
+		verdict.Refusal, verdict.Later = clip(later.Error(), protocol.MaxMessage), true
+		verdict.Bindings = later.bindings[:min(len(later.bindings), protocol.MaxCosignBindings)]
+		return errors.Join(errInquiring, w.answer(ctx, verdict))
 	case errors.As(err, &no):
 		verdict.Refusal = clip(no.Error(), protocol.MaxMessage)
+		verdict.Bindings = no.bindings[:min(len(no.bindings), protocol.MaxCosignBindings)]
 		w.log.Error("refused to sign", "zone", p.Zone, "manifest", p.Digest.String(), "reason", verdict.Refusal)
 		if w.Once {
 			w.refused = errors.Join(w.refused, fmt.Errorf("%w: zone %s: %w", ErrRefused, p.Zone, no))
@@ -232,20 +245,40 @@ func clip(s string, n int) string {
 }
 
 // refusal is a verdict against a generation, as opposed to a failure to reach one.
-type refusal struct{ err error }
+type refusal struct {
+	err error
+	// bindings are those without which there would be none.
+	bindings []peermap.Digest
+}
 
 func (r *refusal) Error() string { return r.err.Error() }
 
 // Unwrap gives the cause.
 func (r *refusal) Unwrap() error { return r.err }
 
-func refusef(format string, args ...any) error { return &refusal{fmt.Errorf(format, args...)} }
+func refusef(format string, args ...any) error { return &refusal{err: fmt.Errorf(format, args...)} }
+
+// refuseBinding is refusef over one binding.
+func refuseBinding(d peermap.Digest, format string, args ...any) error {
+	return &refusal{fmt.Errorf(format, args...), []peermap.Digest{d}}
+}
+
+// postponed says which bindings cannot be judged now.
+type postponed struct {
+	err      error
+	bindings []peermap.Digest
+}
+
+func (p *postponed) Error() string { return p.err.Error() }
+
+// Unwrap gives the cause.
+func (p *postponed) Unwrap() error { return p.err }
 
 // refuseFinal makes a refusal of what the builder found wrong with the commit itself.
 func refuseFinal(err error) error {
 	var r *build.Refusal
 	if errors.As(err, &r) && r.Final {
-		return &refusal{err}
+		return &refusal{err: err}
 	}
 	return err
 }

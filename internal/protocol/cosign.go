@@ -34,7 +34,14 @@ type Cosign struct {
 	KeyID     string         `json:"keyid"`
 	Signature []byte         `json:"signature,omitempty"`
 	Refusal   string         `json:"refusal,omitempty"`
+	// Bindings are those that a refusal is about, at most MaxCosignBindings: without them the witness may sign. Later says
+	// that the witness cannot judge them yet, for a provider does not answer, and goes on trying.
+	Bindings []peermap.Digest `json:"bindings,omitempty"`
+	Later    bool             `json:"later,omitempty"`
 }
+
+// MaxCosignBindings bounds the bindings of one refusal.
+const MaxCosignBindings = 100
 
 // DecodeCosign reads a Cosign that is either a signature or a refusal.
 func DecodeCosign(data []byte) (Cosign, error) {
@@ -45,7 +52,10 @@ func DecodeCosign(data []byte) (Cosign, error) {
 	if (len(c.Signature) == 0) == (c.Refusal == "") {
 		return Cosign{}, fmt.Errorf("%w: want either a signature or a refusal", ErrMalformed)
 	}
-	if len(c.Refusal) > MaxMessage || len(c.Signature) > MaxCosignature || len(c.KeyID) != 64 {
+	if c.Refusal == "" && (c.Later || len(c.Bindings) > 0) || c.Later && len(c.Bindings) == 0 {
+		return Cosign{}, fmt.Errorf("%w: only a refusal is about bindings", ErrMalformed)
+	}
+	if len(c.Bindings) > MaxCosignBindings || len(c.Refusal) > MaxMessage || len(c.Signature) > MaxCosignature || len(c.KeyID) != 64 {
 		return Cosign{}, fmt.Errorf("%w: co-signature over its bounds", ErrMalformed)
 	}
 	return c, nil
