@@ -417,6 +417,9 @@ func (z *zone) judgeConflicts(conflicts []reconciler.Conflict) {
 func (z *zone) watchDrift(ctx context.Context) {
 	err := z.engine.Watch(ctx, func(report reconciler.Report, err error) {
 		if err != nil {
+			if report.Total > 0 { // what was put back counts, also where the rest failed or was undone meanwhile
+				z.standing.drifted(report)
+			}
 			z.set(status.Drifted, "RepairFailed", explain(err))
 			return
 		}
