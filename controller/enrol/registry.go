@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -62,7 +63,13 @@ type registry struct {
 	list   []*binding.Signed
 	listAt uint64
 	under  peermap.Digest
+	// changed are the nodes that were put or removed since; nil: too many to tell, or there is no snapshot yet.
+	changed map[nodeKey]bool
 }
+
+// maxChanged bounds what is remembered between snapshots: of more, all are looked at. A replica that does not lead makes
+// none.
+const maxChanged = 1 << 12
 
 // owner is an identity in a zone.
 type owner struct{ zone, url, subject string }
@@ -106,8 +113,19 @@ func (r *registry) put(key nodeKey, s *binding.Signed, revision uint64) bool {
 	r.digests[h.Digest] = key
 	o := ownerOf(key.zone, h.Binding.Identity)
 	r.owners[o] = append(r.owners[o], key)
-	r.version++
+	r.change(key)
 	return true
+}
+
+// change notes that the list is another one by this node.
+func (r *registry) change(key nodeKey) {
+	r.version++
+	if r.changed == nil {
+		return
+	}
+	if r.changed[key] = true; len(r.changed) > maxChanged {
+		r.changed = nil
+	}
 }
 
 // remove forgets a binding unless a newer one is known. Revision 0 says that it was removed here.
@@ -129,7 +147,7 @@ func (r *registry) remove(key nodeKey, revision uint64) bool {
 		return false
 	}
 	r.drop(key)
-	r.version++
+	r.change(key)
 	return true
 }
 
@@ -231,22 +249,31 @@ func (r *registry) snapshot(root *signer.Root) ([]*binding.Signed, uint64) {
 	if r.listAt == r.version {
 		return r.list, r.version
 	}
-	known := map[*binding.Signed]bool{}
-	if r.under == under {
-		for _, s := range r.list {
-			known[s] = true // judged under this root already
-		}
-	}
 	list := make([]*binding.Signed, 0, len(r.nodes))
-	for _, h := range r.nodes {
-		if known[h.Signed] || r.counts(h.Envelope, root) {
+	take := func(key nodeKey) {
+		if h := r.nodes[key]; h != nil && r.counts(h.Envelope, root) {
 			list = append(list, h.Signed)
 		}
 	}
+	if r.under == under && r.changed != nil {
+		for _, s := range r.list {
+			if !r.changed[nodeKey{s.Binding.Zone, s.Binding.Node}] {
+				list = append(list, s) // judged under this root already
+			}
+		}
+		for key := range r.changed {
+			take(key)
+		}
+	} else {
+		for key := range r.nodes {
+			take(key)
+		}
+	}
+	// Few are new at the end of what is sorted, which costs the sort little more than to look.
 	slices.SortFunc(list, func(a, b *binding.Signed) int {
-		return cmp.Or(cmp.Compare(a.Binding.Zone, b.Binding.Zone), cmp.Compare(a.Binding.Node, b.Binding.Node))
+		return cmp.Or(strings.Compare(a.Binding.Zone, b.Binding.Zone), strings.Compare(a.Binding.Node, b.Binding.Node))
 	})
-	r.list, r.listAt, r.under = list, r.version, under
+	r.list, r.listAt, r.under, r.changed = list, r.version, under, map[nodeKey]bool{}
 	return list, r.version
 }
 
