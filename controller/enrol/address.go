@@ -1,6 +1,7 @@
 package enrol
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/binary"
@@ -9,6 +10,7 @@ import (
 	"iter"
 	"net/http"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/apex-network/apex/controller/store"
@@ -59,6 +61,41 @@ func (s *Service) allocate(ctx context.Context, zone *spec.Zone, node string, ke
 
 func (s *Service) allocateOne(ctx context.Context, f family, node nodeKey, key peermap.Key,
 	wanted []netip.Addr) (netip.Addr, error) {
+	a, err := s.findAddress(ctx, f, node, key, wanted)
+	if err == nil && !a.IsValid() && s.makeRoom(ctx, f, node) {
+		a, err = s.findAddress(ctx, f, node, key, wanted)
+	}
+	if err != nil || a.IsValid() {
+		return a, err
+	}
+	return a, protocol.NewProblem(http.StatusConflict, protocol.CodeExhausted,
+		fmt.Sprintf("zone %s has no free address left in its dynamic ranges %v: enlarge spec.dynamic, or let nodes leave", node.zone, f.ranges))
+}
+
+// room is how many bindings give their addresses back at once.
+const room = 8
+
+// makeRoom removes those bindings of a zone that ended longest ago and were kept for their nodes to come back, and reports
+// whether there were any: else a few identities with short-lived nodes could use up the addresses of all.
+func (s *Service) makeRoom(ctx context.Context, f family, node nodeKey) bool {
+	now := s.opts.Now()
+	ended := s.bindings.where(func(h *held) bool {
+		b := &h.Binding
+		return b.Zone == node.zone && b.Node != node.node && h.expired(now) && slices.ContainsFunc(b.Addresses, f.has)
+	})
+	slices.SortFunc(ended, func(a, b *held) int { return cmp.Compare(a.Binding.Expires, b.Binding.Expires) })
+	ended = ended[:min(len(ended), room)]
+	for _, h := range ended {
+		if err := s.end(ctx, h, "expired"); err != nil {
+			s.opts.Logger.Warn("address of an ended binding not given back yet", "zone", h.Binding.Zone, "node", h.Binding.Node, "error", err)
+		}
+	}
+	return len(ended) > 0
+}
+
+// findAddress claims a free address; none is no error.
+func (s *Service) findAddress(ctx context.Context, f family, node nodeKey, key peermap.Key,
+	wanted []netip.Addr) (netip.Addr, error) {
 	tries := 0
 	for a := range f.candidates(wanted, node.zone, key) {
 		holder, taken := s.bindings.byAddress(node.zone, a)
@@ -73,8 +110,7 @@ func (s *Service) allocateOne(ctx context.Context, f family, node nodeKey, key p
 			break
 		}
 	}
-	return netip.Addr{}, protocol.NewProblem(http.StatusConflict, protocol.CodeExhausted,
-		fmt.Sprintf("zone %s has no free address left in its dynamic ranges %v: enlarge spec.dynamic, or let nodes leave", node.zone, f.ranges))
+	return netip.Addr{}, nil
 }
 
 // claim takes an address that no binding in memory holds, or (own) that of the node itself. A claim that another request
