@@ -19,7 +19,7 @@ import (
 // (package tokens). Renewals by the key of a binding are exempt from the issuer's, so that a rush of newcomers ends no membership.
 type Limits struct {
 	PerIssuer, PerSubject, PerAddress int
-	// Waiting is the most requests that wait for a maintainer, WaitingPerSubject those of one identity.
+	// Waiting is the most requests of a zone that wait for a maintainer, WaitingPerSubject those of one identity.
 	Waiting, WaitingPerSubject int
 }
 

@@ -3,6 +3,8 @@ package enrol
 import (
 	"cmp"
 	"context"
+	"crypto/hmac"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"net/http"
@@ -13,6 +15,7 @@ import (
 	"github.com/apex-network/apex/controller/store"
 	"github.com/apex-network/apex/controller/tokens"
 	"github.com/apex-network/apex/internal/protocol"
+	"github.com/apex-network/apex/signer"
 	"github.com/apex-network/apex/spec"
 	"github.com/apex-network/apex/spec/binding"
 	"github.com/apex-network/apex/spec/identity"
@@ -34,6 +37,45 @@ type waitingRecord struct {
 	Verified int64            `json:"verified"`
 	Identity binding.Identity `json:"identity"`
 	Denied   bool             `json:"denied"`
+	// Seal is an HMAC by a key of the controller over the rest: a maintainer's word makes a binding of what stands here, so
+	// whoever can write to the store must not be able to say who it is that waits.
+	Seal []byte `json:"seal"`
+}
+
+// sealInfo names the purpose of the key that seals.
+const sealInfo = "apex-enrol-waiting@v1"
+
+// sealed gives the record with its seal by k.
+func (r waitingRecord) sealed(k signer.PrivateKey) (waitingRecord, error) {
+	r.Seal = []byte{}
+	data, err := protocol.Encode(r)
+	if err != nil {
+		return r, err
+	}
+	key, err := k.Derive(sealInfo)
+	if err != nil {
+		return r, err
+	}
+	mac := hmac.New(sha256.New, key[:])
+	mac.Write(data)
+	r.Seal = mac.Sum(nil)
+	return r, nil
+}
+
+// openWaiting reads a stored record, which must be that of the zone and ID, sealed by one of this controller's keys.
+func (s *Service) openWaiting(data []byte, zone, id string) (r waitingRecord, err error) {
+	if err := protocol.Decode(data, maxRecordBytes, &r); err != nil {
+		return r, err
+	}
+	if r.Waiting.Zone != zone || r.Waiting.ID != id {
+		return r, errors.New("it is another request")
+	}
+	for _, k := range s.opts.Keys {
+		if own, err := r.sealed(k); err == nil && hmac.Equal(own.Seal, r.Seal) {
+			return r, nil
+		}
+	}
+	return r, errors.New("it is not sealed by an enrolment key of this controller")
 }
 
 // waitingEntry is what memory keeps of it.
@@ -89,16 +131,24 @@ func (l *waitingList) all() []waitingEntry {
 	return out
 }
 
-// count says how many places are taken, in all and by one identity.
-func (l *waitingList) count(url, subject string) (all, own int) {
+// count says how many places are taken, in a zone and by one identity, and which of the zone's was denied longest ago (nil:
+// none).
+func (l *waitingList) count(zone, url, subject string) (all, own int, denied *waitingEntry) {
 	l.mu.RLock()
 	defer l.mu.RUnlock()
 	for _, e := range l.entries {
 		if e.url == url && e.Subject == subject {
 			own++
 		}
+		if e.Zone != zone {
+			continue
+		}
+		all++
+		if e.denied && (denied == nil || e.Since.Before(denied.Since)) {
+			denied = &e
+		}
 	}
-	return len(l.entries), own
+	return all, own, denied
 }
 
 // drop forgets what its TTL has ended in the store, which tells nobody.
@@ -124,16 +174,16 @@ func (s *Service) takeWaiting(c store.Change) {
 	}
 	var r waitingRecord
 	if err == nil {
-		err = protocol.Decode(c.Value, maxRecordBytes, &r)
+		r, err = s.openWaiting(c.Value, zone, id)
 	}
-	if err != nil || r.Waiting.Zone != zone || r.Waiting.ID != id {
+	if err != nil {
 		s.opts.Logger.Error("stored request that waits ignored", "key", c.Key, "error", err)
 		return
 	}
 	s.waiting.put(waitingEntry{Waiting: r.Waiting, url: r.Identity.URL, denied: r.Denied})
 }
 
-// wait puts an attempt among those that wait, or renews its evidence there. The list is bounded, in all and for each
+// wait puts an attempt among those that wait, or renews its evidence there. The list is bounded, for each zone and each
 // identity, and so is how long anybody stays in it.
 func (s *Service) wait(ctx context.Context, a *attempt) (protocol.EnrolResult, error) {
 	id := protocol.WaitingID(a.req.Zone, a.req.Node, a.req.PublicKey, a.req.IdentityKey)
@@ -145,8 +195,12 @@ func (s *Service) wait(ctx context.Context, a *attempt) (protocol.EnrolResult, e
 	case old != nil:
 		since = old.Since
 	default:
-		if all, own := s.waiting.count(a.identity.URL, a.identity.Subject); all >= s.limits.limits.Waiting ||
-			own >= s.limits.limits.WaitingPerSubject {
+		all, own, denied := s.waiting.count(a.req.Zone, a.identity.URL, a.identity.Subject)
+		if all >= s.limits.limits.Waiting && denied != nil {
+			s.forgetWaiting(ctx, denied.Zone, denied.ID) // those that were refused keep nobody out
+			all--
+		}
+		if all >= s.limits.limits.Waiting || own >= s.limits.limits.WaitingPerSubject {
 			p := protocol.NewProblem(http.StatusTooManyRequests, protocol.CodeTooMany,
 				"too many requests wait for a maintainer already: try again when some have been decided")
 			p.RetryAfter = 300
@@ -181,6 +235,10 @@ func denied(w protocol.Waiting) error {
 }
 
 func (s *Service) putWaiting(ctx context.Context, r waitingRecord) error {
+	r, err := r.sealed(s.opts.Keys[0])
+	if err != nil {
+		return err
+	}
 	data, err := protocol.Encode(r)
 	if err != nil {
 		return err
@@ -256,7 +314,10 @@ func (s *Service) loadWaiting(ctx context.Context, zone, id string) (r waitingRe
 	if err != nil {
 		return r, err
 	}
-	return r, protocol.Decode(data, maxRecordBytes, &r)
+	if r, err = s.openWaiting(data, zone, id); err != nil {
+		return r, fmt.Errorf("request %s of zone %s that waits: %w", id, zone, err)
+	}
+	return r, nil
 }
 
 // Decide takes a maintainer's signed word on a request that waits. The signer must be one who may change the zone's
