@@ -216,10 +216,13 @@ func (s *Service) admit(a *attempt) error {
 		return refused("%s:%s may not enrol node %s in zone %s: revoked (%s) %s", a.identity.Issuer,
 			a.identity.Subject, a.req.Node, a.req.Zone, pos, entry.Reason)
 	}
-	if h := s.bindings.get(a.key); h != nil && h.holds(a.req.PublicKey, a.req.IdentityKey) {
+	if h := s.bindings.get(a.key); h != nil &&
+		(h.Binding.PublicKey == a.req.PublicKey || h.Binding.IdentityKey == a.req.IdentityKey) {
+		// A stolen machine has its keys, and often a refresh token whose nonce is for them: an entry that names the machine means
+		// both, also with a `before`.
 		if entry, pos := identity.FindRevocation(a.pub.Repo, &h.Binding, h.Digest); entry != nil &&
-			entry.Binding != "" {
-			return refused("node %s of zone %s may not enrol again with these keys: its binding is revoked (%s) %s",
+			(entry.Binding != "" || entry.Node != "") {
+			return refused("node %s of zone %s may not enrol again with these keys: its binding is revoked (%s) %s: make new keys",
 				a.req.Node, a.req.Zone, pos, entry.Reason)
 		}
 	}

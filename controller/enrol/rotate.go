@@ -12,6 +12,7 @@ import (
 
 	"github.com/apex-network/apex/controller/store"
 	"github.com/apex-network/apex/internal/protocol"
+	"github.com/apex-network/apex/spec/identity"
 	"github.com/apex-network/apex/spec/peermap"
 )
 
@@ -141,6 +142,11 @@ func (s *Service) Leave(ctx context.Context, zone, node string, proof *protocol.
 	h := s.bindings.get(nodeKey{zone, node})
 	if h == nil || h.expired(now) || proof.Proof.Subject != node || verify(proof, h.Binding.IdentityKey, nil) != nil {
 		return unproven()
+	}
+	if pub := s.opts.Published(); pub != nil {
+		if entry, _ := identity.FindRevocation(pub.Repo, &h.Binding, h.Digest); entry != nil {
+			return refused("node %s of zone %s is revoked", node, zone) // its keys stay known as revoked
+		}
 	}
 	sum := sha256.Sum256([]byte("apex-leave@v1\n" + proof.Compact()))
 	err := s.opts.Buckets.Tokens.Create(ctx, s.opts.Network+"."+hex.EncodeToString(sum[:]), nil)

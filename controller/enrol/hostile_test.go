@@ -1,0 +1,104 @@
+package enrol
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/apex-network/apex/internal/protocol"
+	"github.com/apex-network/apex/spec"
+)
+
+// Bindings that ended are kept for their nodes to come back, not at the cost of those that want to join.
+func TestEndedBindingsUseUpNoAddresses(t *testing.T) {
+	w := newWorld(t)
+	w.publish("", "", spec.File{Path: "zones/tiny.yaml", Data: []byte(`apiVersion: apex/v1alpha1
+kind: Zone
+metadata: {name: tiny}
+spec:
+  ranges: [10.2.0.0/24]
+  dynamic: [10.2.0.4/31]
+  members: [{name: staff, issuer: corp, groups: [ops], ttl: 1h}]
+`)})
+	s := w.service()
+	tiny := func(r *protocol.EnrolRequest) { r.Zone = "tiny" }
+	w.machine("a").join(s, "corp", w.machine("a").token(w.person("ann", "ops")), tiny)
+	b := w.machine("b").join(s, "corp", w.machine("b").token(w.person("bob", "ops")), tiny)
+	c := w.machine("c")
+	_, err := c.enrol(s, "corp", c.token(w.person("cid", "ops")), tiny)
+	refusedWith(t, err, protocol.CodeExhausted)
+	w.pass(30 * time.Minute)
+	w.machine("b").join(s, "corp", w.machine("b").token(w.person("bob", "ops")), tiny)
+	w.pass(45 * time.Minute)
+	got := c.join(s, "corp", c.token(w.person("cid", "ops")), tiny)
+	if slices.Equal(got.Addresses, b.Addresses) {
+		t.Fatalf("%v is held by a member", got.Addresses)
+	}
+	d := w.machine("d")
+	_, err = d.enrol(s, "corp", d.token(w.person("dan", "ops")), tiny)
+	refusedWith(t, err, protocol.CodeExhausted)
+}
+
+// Who is denied keeps nobody else from waiting, and a zone's crowd no other zone's.
+func TestDeniedKeepNobodyFromWaiting(t *testing.T) {
+	w := newWorld(t)
+	s := w.service(func(o *Options) { o.Limits.Waiting = 2 })
+	for i := range 2 {
+		m := w.machine(fmt.Sprint("guest", i))
+		if r, err := m.enrol(s, "corp", m.token(w.person(m.name, "guests"))); err != nil || r.Waiting == "" {
+			t.Fatal(r, err)
+		}
+	}
+	m := w.machine("late")
+	_, err := m.enrol(s, "corp", m.token(w.person("late", "guests")))
+	refusedWith(t, err, protocol.CodeTooMany)
+	if err := w.decide(s, s.List().Waiting[0], false); err != nil {
+		t.Fatal(err)
+	}
+	if r, err := m.enrol(s, "corp", m.token(w.person("late", "guests"))); err != nil || r.Waiting == "" {
+		t.Fatal(r, err)
+	}
+}
+
+// Whoever can write to the store does not get a maintainer's word for somebody else than it was given for.
+func TestRequestsThatWaitAreSealed(t *testing.T) {
+	w := newWorld(t)
+	s := w.service()
+	m := w.machine("guest")
+	r, err := m.enrol(s, "corp", m.token(w.person("mallory", "guests")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	shown := s.List().Waiting
+	at := s.waitingKey("prod", r.Waiting)
+	data := must(s.opts.Buckets.Waiting.Get(t.Context(), at))(t)
+	forged := []byte(strings.ReplaceAll(string(data), "mallory", "eva-adm"))
+	if err := s.opts.Buckets.Waiting.Put(t.Context(), at, forged); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.decide(s, shown[0], true); err == nil || !strings.Contains(err.Error(), "not sealed") {
+		t.Fatalf("a forged request was approved: %v", err)
+	}
+	if list := w.service().List(); len(list.Waiting) != 0 || len(list.Bindings) != 0 {
+		t.Fatalf("%+v", list)
+	}
+}
+
+// A stolen machine that is revoked until now does not come back with its keys and a fresh token for them.
+func TestRevokedMachineDoesNotComeBackWithItsKeys(t *testing.T) {
+	w := newWorld(t)
+	s := w.service()
+	m := w.machine("laptop")
+	m.join(s, "corp", m.token(w.person("ann", "ops")))
+	w.pass(time.Minute)
+	w.publish(`  revoked: [{zone: prod, node: laptop, before: "`+w.now().Format(time.RFC3339)+`"}]`, "")
+	w.pass(time.Minute)
+	path := protocol.LeavePath("acme", "prod", "laptop")
+	refusedWith(t, s.Leave(t.Context(), "prod", "laptop", m.proof(path, nil), w.verify(path)), protocol.CodeEnrolRefused)
+	_, err := m.enrol(s, "corp", m.token(w.person("ann", "ops")))
+	refusedWith(t, err, protocol.CodeEnrolRefused, "make new keys")
+	next := w.machine("laptop#next")
+	next.join(s, "corp", next.token(w.person("ann", "ops")))
+}
