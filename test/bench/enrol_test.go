@@ -3,7 +3,6 @@
 package bench
 
 import (
-	"slices"
 	"testing"
 	"time"
 
@@ -26,8 +25,7 @@ func observeHub(b *testing.B, n *network, p *process) *hub {
 	return h
 }
 
-// carries waits until the hub's host has every joiner as a peer and gives how long that took from each one's request, in
-// order.
+// carries waits until the hub's host has every joiner as a peer and gives how long that took from each one's request.
 func (h *hub) carries(list []*joiner) []time.Duration {
 	h.tb.Helper()
 	missing := make(map[reconciler.Key]*joiner, len(list))
@@ -52,7 +50,6 @@ func (h *hub) carries(list []*joiner) []time.Duration {
 			h.tb.Fatalf("%d of %d members are not known to the hub after two minutes", len(missing), len(list))
 		}
 	}
-	slices.Sort(took)
 	return took
 }
 
@@ -82,13 +79,9 @@ func (h *hub) benchmarkBurst(b *testing.B, d *door) {
 		before, cpu, since := h.server.serial(), h.server.cpu(), time.Now()
 		d.each(b, list, join)
 		m.add("enrolments/s", float64(len(list))/time.Since(since).Seconds())
-		seen := h.carries(list)
+		m.spread("hub", h.carries(list))
 		m.millis("cpu-ms/enrolment", (h.server.cpu()-cpu)/time.Duration(len(list)))
-		m.seconds("hub-p50-s", percentile(seen, 50))
-		m.seconds("hub-p99-s", percentile(seen, 99))
-		answers := answered(list)
-		m.millis("answer-p50-ms", percentile(answers, 50))
-		m.millis("answer-p99-ms", percentile(answers, 99))
+		m.spread("answer", answers(list))
 		m.add("generations", h.server.serial()-before)
 		h.clear(b, d, list)
 	}
@@ -119,23 +112,19 @@ func (h *hub) benchmarkSingle(b *testing.B, d *door) {
 			seen = append(seen, h.carries([]*joiner{j})...)
 		}
 		m.millis("cpu-ms/enrolment", (h.server.cpu()-cpu)/time.Duration(len(list)))
-		slices.Sort(seen)
-		m.seconds("hub-p50-s", percentile(seen, 50))
-		m.seconds("hub-p99-s", percentile(seen, 99))
-		answers := answered(list)
-		m.millis("answer-p50-ms", percentile(answers, 50))
-		m.millis("answer-p99-ms", percentile(answers, 99))
+		m.spread("hub", seen)
+		m.spread("answer", answers(list))
 		h.clear(b, d, list)
 	}
 	m.report(b)
 }
 
-func answered(list []*joiner) []time.Duration {
+// answers gives how long each joiner waited for its answer.
+func answers(list []*joiner) []time.Duration {
 	var took []time.Duration
 	for _, j := range list {
 		took = append(took, j.took)
 	}
-	slices.Sort(took)
 	return took
 }
 

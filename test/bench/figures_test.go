@@ -15,6 +15,13 @@ func (f figures) seconds(unit string, d time.Duration) { f.add(unit, d.Seconds()
 
 func (f figures) millis(unit string, d time.Duration) { f.add(unit, d.Seconds()*1000) }
 
+// spread adds the middle and the worst but one percent of durations.
+func (f figures) spread(name string, took []time.Duration) {
+	slices.Sort(took)
+	f.millis(name+"-p50-ms", percentile(took, 50))
+	f.millis(name+"-p99-ms", percentile(took, 99))
+}
+
 func (f figures) report(b *testing.B) {
 	b.Helper()
 	b.ReportMetric(0, "ns/op") // one operation is a round; its time says nothing

@@ -27,8 +27,7 @@ func BenchmarkMembers(b *testing.B) {
 			m.seconds("cpu-s", f.server.cpu()-cpu)
 			m.millis("agent-ms", (ownCPU(b)-own)/members)
 			m.add("generations", f.server.serial()-before)
-			m.seconds("first-p50-s", percentile(took.first, 50))
-			m.seconds("first-p99-s", percentile(took.first, 99))
+			m.spread("first", took.first)
 			m.seconds("everybody-s", took.everybody)
 			f.halt()
 			f.server.stop()
@@ -74,7 +73,6 @@ func (f *fleet) joinAll() joined {
 		return len(a.peers) == len(all)-1
 	})
 	j.everybody = known[len(known)-1]
-	slices.Sort(j.first)
 	return j
 }
 
@@ -124,9 +122,8 @@ func (f *fleet) benchmarkRevoke(b *testing.B) {
 		f.server.poke()
 		took := f.awaitPeers(left, since, func(a arrival) bool { return !slices.Contains(a.peers, key) })
 		m.seconds("cpu-s", f.server.cpu()-cpu)
-		m.seconds("p50-s", percentile(took, 50))
-		m.seconds("p99-s", percentile(took, 99))
-		m.seconds("last-s", took[len(took)-1])
+		m.spread("gone", took)
+		m.millis("last-ms", took[len(took)-1])
 	}
 	m.report(b)
 }
