@@ -38,6 +38,7 @@ const (
 	maxForwarded   = 256 << 10 // body; the largest is a request to enrol
 	maxAnswerBytes = protocol.MaxFleetBytes + 1<<20
 	maxForwarding  = 512 // at once, long polls included
+	maxArriving    = 32  // bodies of one resource at once
 	bodyTimeout    = 10 * time.Second
 	forwardTimeout = answerTimeout
 )
@@ -91,12 +92,14 @@ func (f *Forwarder) Handler(local http.Handler) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("/", local)
 	for _, pattern := range forwarded {
+		// Bodies that trickle in, which needs no key, hold up their like and nothing else.
+		places := make(chan struct{}, maxArriving)
 		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
 			if _, leads := f.leader(r.PathValue("network")); leads {
 				local.ServeHTTP(w, r)
 				return
 			}
-			f.forward(w, r, local)
+			f.forward(w, r, local, places)
 		})
 	}
 	return mux
@@ -153,20 +156,17 @@ const (
 // forward asks the leader and gives the client the answer. What reached no leader is asked again; of what reached one that then
 // fell silent nobody knows what became, and the client is told to come back. If this replica comes to lead meanwhile, it
 // answers itself.
-func (f *Forwarder) forward(w http.ResponseWriter, r *http.Request, local http.Handler) {
-	select {
-	case f.slots <- struct{}{}:
-		defer func() { <-f.slots }()
-	default:
-		p := protocol.NewProblem(http.StatusServiceUnavailable, protocol.CodeTooMany, "the controller is busy")
-		p.RetryAfter = 2
-		p.Write(w)
-		return
-	}
-	body, err := readForwarded(w, r)
+func (f *Forwarder) forward(w http.ResponseWriter, r *http.Request, local http.Handler, places chan struct{}) {
+	body, err := arrived(w, r, places)
 	var a *answer
 	if err == nil {
-		a, err = f.askUntil(r, body)
+		select {
+		case f.slots <- struct{}{}:
+			defer func() { <-f.slots }()
+			a, err = f.askUntil(r, body)
+		default:
+			err = busy()
+		}
 	}
 	if errors.Is(err, errOurs) {
 		again := r.WithContext(r.Context())
@@ -216,6 +216,28 @@ func (f *Forwarder) askUntil(r *http.Request, body []byte) (*answer, error) {
 			return nil, r.Context().Err()
 		case <-time.After(takeoverLook):
 		}
+	}
+}
+
+func busy() error {
+	p := protocol.NewProblem(http.StatusServiceUnavailable, protocol.CodeTooMany, "the controller is busy")
+	p.RetryAfter = 2
+	return p
+}
+
+// arrived gives the body of a request once it is here, in one of places.
+func arrived(w http.ResponseWriter, r *http.Request, places chan struct{}) ([]byte, error) {
+	if r.ContentLength == 0 {
+		return readForwarded(w, r)
+	}
+	select {
+	case places <- struct{}{}:
+		defer func() { <-places }()
+		return readForwarded(w, r)
+	case <-r.Context().Done():
+		return nil, r.Context().Err()
+	case <-time.After(bodyTimeout):
+		return nil, busy()
 	}
 }
 

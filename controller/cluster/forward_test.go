@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -94,6 +95,48 @@ func TestForwardedRequestArrivesAsItWas(t *testing.T) {
 				t.Errorf("with the leader gone: %d %s", w.Code, w.Body)
 			}
 		})
+	}
+}
+
+// slowBody never ends.
+type slowBody struct{ done <-chan struct{} }
+
+func (b slowBody) Read([]byte) (int, error) {
+	<-b.done
+	return 0, io.ErrUnexpectedEOF
+}
+
+// TestSlowBodiesHoldUpNothingElse: anybody may send a body, and slowly.
+func TestSlowBodiesHoldUpNothingElse(t *testing.T) {
+	bus, leader := cluster.NewMemory(), cluster.Replica{ID: "l1"}
+	here := cluster.NewForwarder(leader, bus, func(string) (cluster.Replica, bool) { return leader, true }, slog.New(slog.DiscardHandler))
+	stop, err := here.Listen(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusAccepted) }), func(string) {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stop()
+	there := cluster.NewForwarder(cluster.Replica{ID: "f1"}, bus, func(string) (cluster.Replica, bool) { return leader, false }, slog.New(slog.DiscardHandler))
+	front := there.Handler(http.NotFoundHandler())
+	done := make(chan struct{})
+	var all, begun sync.WaitGroup
+	defer all.Wait()
+	defer close(done)
+	for range 600 {
+		begun.Add(1)
+		all.Go(func() {
+			r := httptest.NewRequest(http.MethodPost, "/v1/networks/acme/zones/prod/enrol", slowBody{done})
+			begun.Done()
+			front.ServeHTTP(httptest.NewRecorder(), r)
+		})
+	}
+	begun.Wait()
+	for range 100 {
+		w := httptest.NewRecorder()
+		front.ServeHTTP(w, httptest.NewRequest(http.MethodPost, "/v1/networks/acme/cosign", strings.NewReader("signature")))
+		if w.Code != http.StatusAccepted {
+			t.Fatalf("the witness gets %d", w.Code)
+		}
+		time.Sleep(time.Millisecond) // the others reach their reading meanwhile
 	}
 }
 
