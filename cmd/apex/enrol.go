@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/apex-network/apex/controller/client"
 	"github.com/apex-network/apex/internal/cli"
 	"github.com/apex-network/apex/internal/protocol"
 	"github.com/apex-network/apex/spec/binding"
@@ -86,24 +87,34 @@ func readEnrolments(list protocol.EnrolmentList, zone string) (enrolments, error
 	return e, nil
 }
 
-func enrolList(ctx context.Context, s cli.Streams, f enrolFlags, format string) error {
+// read asks the controller who has joined and who waits. The client that it gives goes on until done, with the same key.
+func (f *enrolFlags) read(ctx context.Context, s cli.Streams) (r *client.Client, e enrolments, done func(), err error) {
 	network, err := f.name()
 	if err != nil {
-		return err
+		return nil, e, nil, err
 	}
-	r, done, err := f.open(s, network)
+	if r, done, err = f.open(s, network); err != nil {
+		return nil, e, nil, err
+	}
+	list, err := r.Enrolments(ctx)
+	if err != nil {
+		err = coded(err)
+	} else {
+		e, err = readEnrolments(list, f.zone)
+	}
+	if err != nil {
+		done()
+		return nil, e, nil, err
+	}
+	return r, e, done, nil
+}
+
+func enrolList(ctx context.Context, s cli.Streams, f enrolFlags, format string) error {
+	_, e, done, err := f.read(ctx, s)
 	if err != nil {
 		return err
 	}
 	defer done()
-	list, err := r.Enrolments(ctx)
-	if err != nil {
-		return coded(err)
-	}
-	e, err := readEnrolments(list, f.zone)
-	if err != nil {
-		return err
-	}
 	if format != "table" {
 		return cli.Print(s.Out, format, e)
 	}

@@ -57,23 +57,11 @@ func newEnrolDeny(s cli.Streams) *cobra.Command {
 
 // decide signs and sends a maintainer's word on one request.
 func decide(ctx context.Context, s cli.Streams, f enrolFlags, what string, approve bool) error {
-	network, err := f.name()
-	if err != nil {
-		return err
-	}
-	r, done, err := f.open(s, network)
+	r, e, done, err := f.read(ctx, s)
 	if err != nil {
 		return err
 	}
 	defer done()
-	list, err := r.Enrolments(ctx)
-	if err != nil {
-		return coded(err)
-	}
-	e, err := readEnrolments(list, f.zone)
-	if err != nil {
-		return err
-	}
 	w, err := e.find(what)
 	if err != nil {
 		return err
@@ -96,23 +84,11 @@ func approveInGit(ctx context.Context, s cli.Streams, f enrolFlags, what string,
 	if err != nil {
 		return err
 	}
-	network, err := f.name()
-	if err != nil {
-		return err
-	}
-	r, done, err := f.open(s, network)
+	_, e, done, err := f.read(ctx, s)
 	if err != nil {
 		return err
 	}
 	defer done()
-	list, err := r.Enrolments(ctx)
-	if err != nil {
-		return coded(err)
-	}
-	e, err := readEnrolments(list, f.zone)
-	if err != nil {
-		return err
-	}
 	waiting, err := e.find(what)
 	if err != nil {
 		return err
