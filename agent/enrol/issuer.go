@@ -67,7 +67,7 @@ func checkAudience(issuer protocol.IssuerInfo) error {
 func checkMeant(raw string, issuer protocol.IssuerInfo) error {
 	c, err := oidcclient.Peek(raw)
 	ours := func(aud string) bool { return aud == issuer.Audience || strings.HasPrefix(aud, issuer.Audience+":") }
-	if err != nil || len(c.Audience) == 0 || slices.ContainsFunc(c.Audience, ours) {
+	if err != nil || slices.ContainsFunc(c.Audience, ours) {
 		return nil
 	}
 	return fmt.Errorf("%w: its claim aud is %q, issuer %s of the network asks for %q; it was not sent", ErrAudience,

@@ -60,7 +60,7 @@ func TestAudienceEndsNowhereEarly(t *testing.T) {
 func TestTokenForSomebodyElseStays(t *testing.T) {
 	issuer := protocol.IssuerInfo{Name: "corp", Audience: "apex"}
 	for aud, good := range map[string]bool{
-		`"apex"`: true, `["x","apex"]`: true, `"apex:c"`: true, `"apexx"`: false, `"https://kubernetes.default.svc"`: false, `[]`: true,
+		`"apex"`: true, `["x","apex"]`: true, `"apex:c"`: true, `"apexx"`: false, `"https://kubernetes.default.svc"`: false, `[]`: false, `null`: false,
 	} {
 		raw := "e30." + base64.RawURLEncoding.EncodeToString(fmt.Appendf(nil, `{"iss":"x","aud":%s}`, aud)) + ".c2ln"
 		if err := checkMeant(raw, issuer); good != (err == nil) || err != nil && !errors.Is(err, ErrAudience) {
