@@ -213,11 +213,12 @@ func newDoor(tb testing.TB, n *network, p *process) *door {
 		d.transports = append(d.transports, t)
 		tb.Cleanup(t.CloseIdleConnections)
 	}
-	info, err := d.client(0, nodeName(0), n.ids[0]).EnrolmentInfo(tb.Context())
-	if err != nil {
-		tb.Fatal(err)
-	}
-	d.challenge = info.Challenge
+	// A controller that begins with what it has on disk serves before it has judged a commit, by which it lets hosts in.
+	p.await("the controller lets hosts in", 5*time.Millisecond, func() bool {
+		info, err := d.client(0, nodeName(0), n.ids[0]).EnrolmentInfo(tb.Context())
+		d.challenge = info.Challenge
+		return err == nil
+	})
 	return d
 }
 
