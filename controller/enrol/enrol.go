@@ -295,7 +295,7 @@ func orNone(list []netip.Prefix) string {
 
 // checkConflicts demands that name and keys are the node's to have, and that the identity has not too many nodes. It is to
 // be called with the identity's lock held.
-func (s *Service) checkConflicts(a *attempt) error {
+func (s *Service) checkConflicts(ctx context.Context, a *attempt) error {
 	a.held, a.renewal = nil, false
 	if s.gitOf(a.pub).has(a.key) {
 		return taken("node %s of zone %s stands in git: choose another name", a.req.Node, a.req.Zone)
@@ -316,8 +316,15 @@ func (s *Service) checkConflicts(a *attempt) error {
 				a.req.Node, a.req.Zone, time.Unix(h.Binding.Expires, 0).UTC().Format(time.RFC3339))
 		case h.holds(a.req.PublicKey, a.req.IdentityKey):
 			a.renewal = true
-		case s.present.connected(a.key):
-			return taken("node %s of zone %s is connected with other keys: stop or leave it first, or choose another name", a.req.Node, a.req.Zone)
+		default:
+			here, err := s.connected(ctx, h)
+			if err != nil {
+				return err
+			}
+			if here {
+				return taken("node %s of zone %s is connected with other keys: stop or leave it first, or choose another name",
+					a.req.Node, a.req.Zone)
+			}
 		}
 	}
 	return s.checkCount(a)

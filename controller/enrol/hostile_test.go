@@ -102,3 +102,24 @@ func TestRevokedMachineDoesNotComeBackWithItsKeys(t *testing.T) {
 	next := w.machine("laptop#next")
 	next.join(s, "corp", next.token(w.person("ann", "ops")))
 }
+
+// Two jobs that ask for one name do not take it from each other by way of another replica.
+func TestNameIsHeldThroughAnotherReplica(t *testing.T) {
+	w := newWorld(t)
+	s := w.service()
+	m := w.machine("job")
+	m.join(s, "ci", m.token(w.job("acme/x", 1)))
+	other := w.service(func(o *Options) { o.Replica, o.Leads = "two", func() bool { return false } })
+	gone := other.Connected("prod", "job")
+	if err := other.tend(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	next := w.machine("job#next")
+	_, err := next.enrol(s, "ci", next.token(w.job("acme/x", 2)))
+	refusedWith(t, err, protocol.CodeNameTaken, "connected")
+	gone()
+	if err := other.tend(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	next.join(s, "ci", next.token(w.job("acme/x", 3)))
+}

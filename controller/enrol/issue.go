@@ -45,7 +45,7 @@ func (s *Service) commit(ctx context.Context, a *attempt) (protocol.EnrolResult,
 }
 
 func (s *Service) tryCommit(ctx context.Context, a *attempt) (result protocol.EnrolResult, err error) {
-	if err := s.checkConflicts(a); err != nil {
+	if err := s.checkConflicts(ctx, a); err != nil {
 		return result, err
 	}
 	var past []link

@@ -187,6 +187,20 @@ func (p *presence) connected(key nodeKey) bool {
 	return p.open[key] > 0
 }
 
+// connected says whether a node watches this controller or, as far as the store knows, which is told of ephemeral ones, another.
+func (s *Service) connected(ctx context.Context, h *held) (bool, error) {
+	key := nodeKey{h.Binding.Zone, h.Binding.Node}
+	if s.present.connected(key) || !h.Binding.Ephemeral {
+		return s.present.connected(key), nil
+	}
+	elsewhere := false
+	err := s.opts.Buckets.Presence.Each(ctx, s.bindingKey(key), func(at string, _ []byte) error {
+		elsewhere = elsewhere || !strings.HasSuffix(at, "."+s.opts.Replica)
+		return nil
+	})
+	return elsewhere, err
+}
+
 func (p *presence) forget(key nodeKey) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
