@@ -169,7 +169,8 @@ func (e *enrolment) stop(from *fleet.Node, p lab.Probe, began time.Time, what st
 		return nil
 	}))
 	if last.IsZero() {
-		last = began
+		e.t.Logf("measured: %s: no packet was seen after it", what)
+		return
 	}
 	e.t.Logf("measured: %s: last packet %s after it", what, last.Sub(began).Round(time.Millisecond))
 }

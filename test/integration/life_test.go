@@ -58,10 +58,10 @@ func TestMembershipEnds(t *testing.T) {
 	left := time.Now()
 	e.still(laptop.Host, serverAddr, tcp(443), true)
 
+	e.stop(laptop, tcp(443), left, "the directory taking the group away")
 	c, err := visitor.AwaitCondition(e.ctx, "office", status.EnrolmentExpiring, true)
 	e.must(err)
 	t.Logf("the visitor says: %s: %s", c.Reason, c.Message)
-	e.stop(laptop, tcp(443), left, "the directory taking the group away")
 	e.still(laptop.Host, serverAddr, icmp(), true)
 	e.must(pod.Agent.Await(e.ctx, "the pod renews with the new token", awaitRenewed(pod, first.Binding.Expires)))
 	e.still(pod.Host, serverAddr, tcp(443), true)
