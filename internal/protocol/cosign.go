@@ -25,9 +25,9 @@ type PendingList struct {
 // refusal in words, which people see in the fleet's status.
 //
 // Of a witness identity of the trust root (signer.WitnessIdentity), KeyID is signer.WitnessID of its name and Signature the
-// compact ID token made for signer.WitnessBinding of the digest (its `aud`; see there for `nonce`). Such a witness proves its requests with
-// another token of the same job, bound to signer.WitnessAccess, as a bearer token in place of Apex-Proof: that one signs
-// nothing, so that a refusal cannot be turned into a signature.
+// compact ID token made for signer.WitnessBinding of the digest (its `aud`; see there for `nonce`). Such a witness proves its
+// requests with another token of the same job, bound to signer.WitnessAccess, as a bearer token in place of Apex-Proof: that
+// one signs nothing, so that a refusal cannot be turned into a signature.
 type Cosign struct {
 	Zone      string         `json:"zone"`
 	Digest    peermap.Digest `json:"digest"`
