@@ -180,18 +180,18 @@ func (s *story) revoke(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	last := time.Now()
-	began := last
+	began := time.Now()
+	var dropped time.Time
 	if _, err := s.admin.Apply(ctx, commit); err != nil {
 		return "", err
 	}
 	err = lab.Await(ctx, "the notebook's packets stop", func(ctx context.Context) error {
 		sent := time.Now()
-		if out := s.knock(ctx, "web", 80, 300*time.Millisecond); out.Verdict != lab.Reached {
-			return nil
+		if out := s.knock(ctx, "web", 80, 300*time.Millisecond); out.Verdict == lab.Reached {
+			return errors.New("they do not")
 		}
-		last = sent
-		return errors.New("they do not")
+		dropped = sent
+		return nil
 	})
 	if err != nil {
 		return "", err
@@ -199,7 +199,7 @@ func (s *story) revoke(ctx context.Context) (string, error) {
 	if _, err := s.converge(ctx); err != nil {
 		return "", err
 	}
-	return fmt.Sprintf("the last packet left %s after the push; everybody else's flows are as they were", round(last.Sub(began))), nil
+	return fmt.Sprintf("a packet sent %s after the push is dropped; everybody else's flows are as they were", round(dropped.Sub(began))), nil
 }
 
 // knock sends a packet from the notebook.
