@@ -87,6 +87,11 @@ func (s *Service) enrol(ctx context.Context, from netip.Addr, proof *protocol.To
 	if err := s.admit(a); err != nil {
 		return protocol.EnrolResult{}, err
 	}
+	if !a.renewal {
+		if err := s.limits.issuer(a.issuer.Name, a.now); err != nil {
+			return protocol.EnrolResult{}, err
+		}
+	}
 	return s.commit(ctx, a)
 }
 
@@ -146,11 +151,6 @@ func (s *Service) identify(ctx context.Context, a *attempt) error {
 	err := s.verify(ctx, a)
 	if err != nil {
 		return err
-	}
-	if !a.renewal {
-		if err := s.limits.issuer(a.issuer.Name, a.now); err != nil {
-			return err
-		}
 	}
 	a.verifiedAt = a.now
 	if a.identity, err = identity.FromClaims(*a.issuer, a.verified.Claims,

@@ -123,3 +123,16 @@ func TestNameIsHeldThroughAnotherReplica(t *testing.T) {
 	}
 	next.join(s, "ci", next.token(w.job("acme/x", 3)))
 }
+
+// Whoever has a good token of a public issuer, and no place here, uses up nobody's share.
+func TestStrangersUseUpNoIssuer(t *testing.T) {
+	w := newWorld(t)
+	s := w.service(func(o *Options) { o.Limits = Limits{PerIssuer: 2} })
+	for i := range 6 {
+		m := w.machine(fmt.Sprint("stranger", i))
+		_, err := m.enrol(s, "ci", m.token(w.job("mallory/app", i)))
+		refusedWith(t, err, protocol.CodeEnrolRefused)
+	}
+	m := w.machine("job")
+	m.join(s, "ci", m.token(w.job("acme/app", 1)))
+}

@@ -13,9 +13,9 @@ import (
 
 // Limits are requests per minute; each may come in one burst. 0 takes the default, below 0 there is no limit.
 //
-// The limit per address is charged before any work. The ones per issuer and per subject are charged once the token is
-// verified: what stands in a token that nobody verified is anybody's to name, and a few strangers with junk could lock
-// everybody else out. To verify costs little more than the proofs did, and what is asked of the issuer has a limit of its own
+// The limit per address is charged before any work, the one per subject once the token is verified: what stands in a token
+// that nobody verified is anybody's to name. The one per issuer is charged to those whom a rule admits: of a public issuer
+// everybody has tokens, and a few strangers could lock all others out. To verify costs little more than the proofs did, and what is asked of the issuer has a limit of its own
 // (package tokens). Renewals by the key of a binding are exempt from the issuer's, so that a rush of newcomers ends no membership.
 type Limits struct {
 	PerIssuer, PerSubject, PerAddress int
