@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"net/url"
 	"time"
@@ -104,14 +103,7 @@ type Client struct {
 
 // NewClient gives a client of the socket at path. It connects when asked, not before.
 func NewClient(path string) *Client {
-	transport := &http.Transport{
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			var dialer net.Dialer
-			return dialer.DialContext(ctx, "unix", path)
-		},
-		DisableKeepAlives: true,
-	}
-	return &Client{path: path, http: &http.Client{Transport: transport, Timeout: patience + longer}}
+	return &Client{path: path, http: &http.Client{Transport: status.Transport(path), Timeout: patience + longer}}
 }
 
 // Enrolment asks how a zone stands and how to join it.

@@ -133,14 +133,18 @@ type Client struct {
 
 // NewClient gives a client of the socket at path. It connects when asked, not before.
 func NewClient(path string) *Client {
-	transport := &http.Transport{
+	return &Client{path: path, http: &http.Client{Transport: Transport(path), Timeout: 10 * time.Second}}
+}
+
+// Transport sends requests to the unix socket at path, whatever host they name, each on a connection of its own.
+func Transport(path string) *http.Transport {
+	return &http.Transport{
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			var dialer net.Dialer
 			return dialer.DialContext(ctx, "unix", path)
 		},
 		DisableKeepAlives: true,
 	}
-	return &Client{path: path, http: &http.Client{Transport: transport, Timeout: 10 * time.Second}}
 }
 
 // Get asks for the status. ErrNoAgent if nobody listens; a permission error says which user may read.

@@ -24,16 +24,21 @@ func (f File) Name() string { return "file " + f.Path }
 
 // Token reads the file.
 func (f File) Token(context.Context, Need) (string, error) {
-	file, err := os.Open(f.Path)
-	if err != nil {
-		return "", fmt.Errorf("%w: %w", ErrNone, err)
-	}
-	defer file.Close()
-	text, err := io.ReadAll(io.LimitReader(file, oidcclient.MaxTokenBytes+64))
+	text, err := readFile(f.Path)
 	if err != nil {
 		return "", fmt.Errorf("%w: %w", ErrNone, err)
 	}
 	return clean("the file "+f.Path, string(text))
+}
+
+// readFile reads a little more than the longest token, so that what is too long shows.
+func readFile(path string) ([]byte, error) {
+	file, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	return io.ReadAll(io.LimitReader(file, oidcclient.MaxTokenBytes+64))
 }
 
 // Env reads the token from an environment variable of the agent's own process.

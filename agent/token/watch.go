@@ -4,16 +4,12 @@ import (
 	"context"
 	"crypto/sha256"
 	"errors"
-	"io"
 	"io/fs"
 	"log/slog"
-	"os"
 	"path/filepath"
 	"time"
 
 	"github.com/fsnotify/fsnotify"
-
-	"github.com/apex-network/apex/internal/oidcclient"
 )
 
 // Watch calls changed whenever the file's content becomes another, until ctx ends. It watches the folder, because
@@ -62,12 +58,7 @@ func notices(path string, log *slog.Logger) (<-chan fsnotify.Event, <-chan error
 
 // digest is of the file's content; that of nothing if it cannot be read.
 func digest(path string) [sha256.Size]byte {
-	file, err := os.Open(path)
-	if err != nil {
-		return sha256.Sum256(nil)
-	}
-	defer file.Close()
-	text, err := io.ReadAll(io.LimitReader(file, oidcclient.MaxTokenBytes+64))
+	text, err := readFile(path)
 	if err != nil {
 		return sha256.Sum256(nil)
 	}

@@ -201,14 +201,8 @@ func (p *Publisher) setRoot(root *signer.Root) {
 
 // makeZone finds or begins a zone. It gives a zone also with an error, to carry the problem.
 func (p *Publisher) makeZone(name string) (*Zone, error) {
-	z, ok := p.zones[name]
-	if !ok {
-		z = newZone(name, filepath.Join(p.opts.Dir, name))
-		p.view.Lock()
-		p.zones[name] = z
-		p.view.Unlock()
-	}
-	if err := makeDir(z.dir); err != nil {
+	z, err := p.place(name)
+	if err != nil {
 		return z, err
 	}
 	return z, unretire(z.dir)
