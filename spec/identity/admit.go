@@ -110,17 +110,17 @@ func (a *Admitter) Admit(repo *spec.Repository, list []*binding.Signed, asOf tim
 	}
 	a.known = known
 	fit = out.latest(fit)
-	slices.SortFunc(fit, func(x, y *entry) int { return x.compare(y) })
-	seats := newSeats(repo, fit)
-	kept := fit[:0]
-	for _, e := range fit {
+	turns := slices.Clone(fit)
+	slices.SortFunc(turns, func(x, y *entry) int { return x.compare(y) })
+	seats, standing := newSeats(repo, turns), map[*entry]bool{}
+	for _, e := range turns {
 		if reason, detail := seats.take(e); reason != "" {
 			out.reject(e, reason, detail)
-			continue
+			standing[e] = true
 		}
-		kept = append(kept, e)
 	}
-	out.finish(repo, kept)
+	// In the order that they came, which is mostly the one that finish wants.
+	out.finish(repo, slices.DeleteFunc(fit, func(e *entry) bool { return standing[e] }))
 	return out
 }
 
