@@ -57,7 +57,9 @@ type published func(zone, node string) (peermap.Digest, bool)
 
 // pick gives those of list that take part in a compile at now; pressing says that it is for a commit, which witnesses shall
 // sign without a look at new evidence. What it gives may be list itself.
-func (u *unwitnessed) pick(list []*binding.Signed, published published, now time.Time, pressing bool) []*binding.Signed {
+func (u *unwitnessed) pick(
+	list []*binding.Signed, published published, now time.Time, pressing bool,
+) []*binding.Signed {
 	known := make(map[peermap.Digest]*binding.Signed, len(list))
 	doubts := map[peermap.Digest]*doubt{}
 	out := make([]*binding.Signed, 0, len(list))
@@ -81,8 +83,10 @@ func (u *unwitnessed) pick(list []*binding.Signed, published published, now time
 		first, some := u.first[b.Zone]
 		switch {
 		case d != nil && (pressing || now.Before(d.again)):
-			u.left = append(u.left, protocol.RejectedBinding{Zone: b.Zone, Node: b.Node, Binding: s.Digest, Reason: "unwitnessed",
-				Detail: fmt.Sprintf("witness %s: %s", d.witness, d.why)})
+			u.left = append(u.left, protocol.RejectedBinding{
+				Zone: b.Zone, Node: b.Node, Binding: s.Digest, Reason: "unwitnessed",
+				Detail: fmt.Sprintf("witness %s: %s", d.witness, d.why),
+			})
 		case d != nil:
 			d.pause = min(2*d.pause, maxDoubt)
 			d.again = now.Add(d.pause)
@@ -120,7 +124,9 @@ func renews(s, old *binding.Signed) bool {
 
 // hear notes what a witness says of a generation that was proposed with these bindings, and reports whether the next
 // compile is another for it.
-func (u *unwitnessed) hear(p *publish.Pending, proposed []binding.Entry, witness string, published published, now time.Time) bool {
+func (u *unwitnessed) hear(
+	p *publish.Pending, proposed []binding.Entry, witness string, published published, now time.Time,
+) bool {
 	r, at := p.Refusals[witness], p.Digest.String()+" "+witness
 	if u.heard[at] {
 		return false
@@ -137,7 +143,9 @@ func (u *unwitnessed) hear(p *publish.Pending, proposed []binding.Entry, witness
 		if d := u.doubts[digest]; d != nil {
 			d.witness, d.why, d.refused, d.again = witness, r.Why, !r.Later, now.Add(d.pause)
 		} else {
-			u.doubts[digest] = &doubt{witness: witness, why: r.Why, refused: !r.Later, pause: firstDoubt, again: now.Add(firstDoubt)}
+			u.doubts[digest] = &doubt{
+				witness: witness, why: r.Why, refused: !r.Later, pause: firstDoubt, again: now.Add(firstDoubt),
+			}
 		}
 		news = true
 	}

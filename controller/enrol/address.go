@@ -87,7 +87,8 @@ func (s *Service) makeRoom(ctx context.Context, f family, node nodeKey) bool {
 	ended = ended[:min(len(ended), room)]
 	for _, h := range ended {
 		if err := s.end(ctx, h, "expired"); err != nil {
-			s.opts.Logger.Warn("address of an ended binding not given back yet", "zone", h.Binding.Zone, "node", h.Binding.Node, "error", err)
+			s.opts.Logger.Warn("address of an ended binding not given back yet", "zone", h.Binding.Zone,
+				"node", h.Binding.Node, "error", err)
 		}
 	}
 	return len(ended) > 0

@@ -187,7 +187,7 @@ func (p *presence) connected(key nodeKey) bool {
 	return p.open[key] > 0
 }
 
-// connected says whether a node watches this controller or, as far as the store knows, which is told of ephemeral ones, another.
+// connected says whether a node watches this controller, or another as far as the store knows: it is told of ephemeral ones.
 func (s *Service) connected(ctx context.Context, h *held) (bool, error) {
 	key := nodeKey{h.Binding.Zone, h.Binding.Node}
 	if s.present.connected(key) || !h.Binding.Ephemeral {
