@@ -166,7 +166,7 @@ func (l *liar) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	if q.kind != watching {
 		if q.honest, err = io.ReadAll(resp.Body); err != nil {
-			return
+			panic(http.ErrAbortHandler) // cut short: an answer of nothing would be a lie of its own
 		}
 	}
 	if resp.StatusCode == http.StatusOK {
