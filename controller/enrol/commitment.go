@@ -31,3 +31,13 @@ func commitments(i *spec.Issuer, v *tokens.Verified) []string {
 	}
 	return out
 }
+
+// checkParty refuses a token whose nonce was chosen by another client than the issuer's: the provider may let a client ask
+// for tokens with our audience (OpenID Connect Core 1.0, section 2, `azp`), and whoever runs that client would choose the keys that its
+// users' identities are bound to. Workloads that commit by audience have parties of their own.
+func checkParty(i *spec.Issuer, v *tokens.Verified) error {
+	if azp, _ := v.Claims["azp"].(string); v.Nonce != "" && i.ClientID != "" && azp != "" && azp != i.ClientID {
+		return badToken("the token of issuer %s was made for another client than %q (claim azp): sign in with apex join", i.Name, i.ClientID)
+	}
+	return nil
+}

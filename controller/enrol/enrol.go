@@ -178,7 +178,7 @@ func (s *Service) verify(ctx context.Context, a *attempt) (err error) {
 	if a.verified, err = s.opts.Verifier.Verify(ctx, wanted, a.req.Token); err != nil {
 		return tokenProblem(a.issuer, err)
 	}
-	return nil
+	return checkParty(a.issuer, a.verified)
 }
 
 // checkCommitment demands that the token is for these keys. A renewal is signed by a key that a token was for, so its own

@@ -385,3 +385,13 @@ func TestSpentTokenBringsNothingBack(t *testing.T) {
 	_, err = a.enrol(w.service(), "corp", token)
 	refusedWith(t, err, protocol.CodeReplay)
 }
+
+func TestAnotherClientChoosesNoKeys(t *testing.T) {
+	w := newWorld(t)
+	s := w.service()
+	m := w.machine("a")
+	_, err := m.enrol(s, "corp", m.token(with(w.person("ann", "ops"), "azp", "wiki")))
+	refusedWith(t, err, protocol.CodeToken, "azp", "apex-cli")
+	m.join(s, "corp", m.token(with(w.person("ann", "ops"), "azp", "apex-cli")))
+	w.recheck(s, "a")
+}

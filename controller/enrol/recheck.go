@@ -191,6 +191,9 @@ func (j Judge) checkToken(ctx context.Context, issuer *spec.Issuer, l, before *l
 	if err != nil {
 		return fmt.Errorf("token: %w", err)
 	}
+	if err := checkParty(issuer, v); err != nil {
+		return err
+	}
 	id, err := identity.FromClaims(*issuer, v.Claims, claimNames(l.binding.Identity))
 	if err != nil {
 		return err
