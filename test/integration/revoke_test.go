@@ -83,7 +83,7 @@ func TestRevocation(t *testing.T) {
 		n := nodes["kept"]
 		// Bindings count in whole seconds: what was issued in this one is meant too.
 		now := time.Now().Truncate(time.Second).Add(time.Second)
-		revoke(e, n, spec.Revocation{Zone: "office", Node: "kept", Before: &now})
+		revoke(e, n, spec.Revocation{Issuer: "corp", Subject: "person-kept", Before: &now})
 		e.must(waitFor(e.ctx, "that second is over", func() error {
 			if time.Now().Before(now) {
 				return errors.New("not yet")
