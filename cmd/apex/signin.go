@@ -118,6 +118,9 @@ func (f *signInFlags) signIn(
 	}
 	flow := &login.Flow{Issuer: issuer, Commitment: commitment, Callback: f.callback,
 		Client: oidcclient.New(transport, "apex/"+version)}
+	// Unless the agent's configuration says so, it is the controller that says where people sign in, and as which client.
+	fmt.Fprintf(s.Err, "Issuer %s is %s, and the token is for its client %s. If that is not what your network uses, stop here.\n",
+		issuer.Name, issuer.URL, issuer.ClientID)
 	ctx, cancel := context.WithTimeout(ctx, f.timeout)
 	defer cancel()
 	session, err := f.run(ctx, s, flow, how)
