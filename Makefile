@@ -7,7 +7,7 @@ LDFLAGS := -s -w -X main.version=$(VERSION)
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 FUZZTIME ?= 10s
 ROUNDS ?= 1
-BENCHED := ./spec/... ./signer ./agent ./reconciler ./controller/verify ./controller/serve ./controller/enrol
+BENCHED := ./spec/... ./signer ./agent ./reconciler ./controller/verify ./controller/serve ./controller/enrol ./internal/protocol
 # What has to compile beyond Linux, and for the small boards that agents run on.
 PORTABLE := ./spec/... ./signer/... ./reconciler/... ./agent/... ./internal/protocol
 
