@@ -96,7 +96,7 @@ func TestRevokedMachineDoesNotComeBackWithItsKeys(t *testing.T) {
 	w.publish(`  revoked: [{zone: prod, node: laptop, before: "`+w.now().Format(time.RFC3339)+`"}]`, "")
 	w.pass(time.Minute)
 	path := protocol.LeavePath("acme", "prod", "laptop")
-	refusedWith(t, s.Leave(t.Context(), "prod", "laptop", m.proof(path, nil), w.verify(path)), protocol.CodeEnrolRefused)
+	refusedWith(t, s.Leave(t.Context(), "prod", "laptop", m.proof(path, nil), w.verify(path)), protocol.CodeProof)
 	_, err := m.enrol(s, "corp", m.token(w.person("ann", "ops")))
 	refusedWith(t, err, protocol.CodeEnrolRefused, "make new keys")
 	next := w.machine("laptop#next")

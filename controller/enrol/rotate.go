@@ -145,7 +145,7 @@ func (s *Service) Leave(ctx context.Context, zone, node string, proof *protocol.
 	}
 	if pub := s.opts.Published(); pub != nil {
 		if entry, _ := identity.FindRevocation(pub.Repo, &h.Binding, h.Digest); entry != nil {
-			return refused("node %s of zone %s is revoked", node, zone) // its keys stay known as revoked
+			return unproven() // there is nothing to leave, and its keys stay known as revoked
 		}
 	}
 	sum := sha256.Sum256([]byte("apex-leave@v1\n" + proof.Compact()))
