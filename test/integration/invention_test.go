@@ -81,8 +81,7 @@ func TestInventedBinding(t *testing.T) {
 // inStore opens the bindings of the controller, which must not run.
 func (e *enrolment) inStore(change func(bindings store.Bucket)) {
 	e.t.Helper()
-	s, err := jetstream.Open(e.ctx, jetstream.Options{Dir: filepath.Join(e.Controller.Dir, "storage", "jetstream"), Logger: slog.New(slog.DiscardHandler),
-	})
+	s, err := jetstream.Open(e.ctx, jetstream.Options{Dir: filepath.Join(e.Controller.Dir, "storage", "jetstream"), Logger: slog.New(slog.DiscardHandler)})
 	e.must(err)
 	defer s.Close()
 	b, err := enrol.OpenBuckets(e.ctx, s)
