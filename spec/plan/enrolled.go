@@ -180,6 +180,48 @@ func ruleFields(x, y *spec.MemberRule) []Field {
 	})
 }
 
+// policyRules lists the policy rules that differ, where people can join: what a rule gives or takes from whoever enrols next,
+// and from those that nobody here knows of, no line of reachability can say.
+func policyRules(a, b *side) []Node {
+	if a.zone == nil || b.zone == nil || len(a.zone.Spec.Members)+len(b.zone.Spec.Members) == 0 {
+		return nil
+	}
+	old, new := a.rulesByPolicy(), b.rulesByPolicy()
+	names := maps.Clone(old)
+	maps.Copy(names, new)
+	var out []Node
+	for _, name := range slices.Sorted(maps.Keys(names)) {
+		was, in := old[name]
+		is, stays := new[name]
+		n := Node{Name: name, Change: kind(in, stays)}
+		for _, text := range unmatched(was, is) {
+			n.Fields = append(n.Fields, Field{Field: "allow", Old: text})
+		}
+		for _, text := range unmatched(is, was) {
+			n.Fields = append(n.Fields, Field{Field: "allow", New: text})
+		}
+		if len(n.Fields) > 0 {
+			out = append(out, n)
+		}
+	}
+	return out
+}
+
+// unmatched gives the texts of list that other lacks, each as often as it lacks it.
+func unmatched(list, other []string) []string {
+	left := map[string]int{}
+	for _, text := range other {
+		left[text]++
+	}
+	var out []string
+	for _, text := range list {
+		if left[text]--; left[text] < 0 {
+			out = append(out, text)
+		}
+	}
+	return out
+}
+
 // total makes texts of long lists differ where the lists do.
 func total(list []string) string {
 	if len(list) <= listed+1 {

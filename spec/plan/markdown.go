@@ -71,6 +71,7 @@ func markZone(b *strings.Builder, z *Zone) {
 	}
 	markNodes(b, "node", z.Nodes)
 	markNodes(b, "member rule", z.MemberRules)
+	markNodes(b, "policy document", z.PolicyRules)
 	if len(z.Members) > 0 {
 		b.WriteString("\n**Enrolled nodes**\n\n")
 		for _, m := range z.Members {

@@ -62,6 +62,8 @@ type Zone struct {
 	// MemberRules are the zone's rules of membership that differ, Members the enrolled nodes that join, leave or change.
 	MemberRules []Node   `json:"memberRules,omitempty"`
 	Members     []Member `json:"members,omitempty"`
+	// PolicyRules are the policies whose rules differ, in a zone that nodes can join by identity.
+	PolicyRules []Node `json:"policyRules,omitempty"`
 	// Gained and Lost are flows allowed in one state only. Limits are flows allowed in both that end at another instant.
 	Gained []Reach `json:"gained,omitempty"`
 	Lost   []Reach `json:"lost,omitempty"`
@@ -165,7 +167,7 @@ func diff(old, new *spec.Repository, asOf time.Time, bindings []*binding.Signed,
 			Zone: name, Change: kind(a.zone != nil, b.zone != nil), NodesBefore: len(a.nodes), NodesAfter: len(b.nodes),
 			Settings: settings(a.zone, b.zone), Nodes: nodeChanges(a, b), Hosts: changed[name],
 			MemberRules: memberRules(a.zone, b.zone), Members: members(name, before, after),
-			Moves: moves(a, b), Overlaps: overlaps(a, b),
+			PolicyRules: policyRules(a, b), Moves: moves(a, b), Overlaps: overlaps(a, b),
 		}
 		z.Gained, z.Lost, z.Limits = reach(a, b, p.AsOf)
 		if z.Change != Changed || z.differs() {
@@ -186,7 +188,8 @@ func kind(before, after bool) Kind {
 }
 
 func (z *Zone) differs() bool {
-	return len(z.Settings)+len(z.Nodes)+len(z.MemberRules)+len(z.Members)+len(z.Gained)+len(z.Lost)+len(z.Limits)+len(z.Hosts)+len(z.Moves)+len(z.Overlaps) > 0
+	return len(z.Settings)+len(z.Nodes)+len(z.MemberRules)+len(z.Members)+len(z.PolicyRules)+
+		len(z.Gained)+len(z.Lost)+len(z.Limits)+len(z.Hosts)+len(z.Moves)+len(z.Overlaps) > 0
 }
 
 // Empty reports whether nothing changes: no zone, no node, no reachability, no host, no identity, no trust.

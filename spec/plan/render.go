@@ -116,6 +116,7 @@ func (t *terminal) zone(z *Zone) {
 	}
 	t.nodes("Nodes", z.Nodes)
 	t.nodes("Member rules", z.MemberRules)
+	t.nodes("Policy rules", z.PolicyRules)
 	if len(z.Members) > 0 {
 		t.linef(bold, "  Enrolled nodes")
 		for _, m := range z.Members {

@@ -1,7 +1,6 @@
 package plan
 
 import (
-	"encoding/json"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -41,14 +40,51 @@ func (s *side) rulesByID(zone string) map[string]string {
 	out := map[string]string{policy.DefaultRule: policy.DefaultRule}
 	for _, p := range policy.InZone(s.repo.Policies, zone) {
 		for i, r := range p.Value.Spec.Allow {
-			text, err := json.Marshal(r)
-			if err != nil {
-				text = fmt.Append(nil, r)
-			}
-			out[fmt.Sprintf("%s/%d", p.Value.Metadata.Name, i)] = string(text)
+			out[fmt.Sprintf("%s/%d", p.Value.Metadata.Name, i)] = compact(r)
 		}
 	}
 	return out
+}
+
+// rulesByPolicy gives the rules of each policy of the zone, as text for people.
+func (s *side) rulesByPolicy() map[string][]string {
+	out := map[string][]string{}
+	for _, p := range policy.InZone(s.repo.Policies, s.zone.Metadata.Name) {
+		name := p.Value.Metadata.Name
+		for _, r := range p.Value.Spec.Allow {
+			out[name] = append(out[name], ruleText(r))
+		}
+	}
+	return out
+}
+
+// ruleText says a rule for people; rules that mean something else have another text.
+func ruleText(r spec.Rule) string {
+	ports := "all ports"
+	if len(r.Ports) > 0 {
+		ports = joined(r.Ports)
+	}
+	text := fmt.Sprintf("%s to %s on %s", names(r.From, selectorText), names(r.To, selectorText), ports)
+	if r.NotAfter != nil {
+		text += " until " + r.NotAfter.UTC().Format(time.RFC3339)
+	}
+	return text
+}
+
+func selectorText(s spec.Selector) string {
+	switch {
+	case s.Any:
+		return "any"
+	case s.Node != "":
+		return "node " + s.Node
+	case len(s.Labels) > 0:
+		return "labels {" + labelText(s.Labels) + "}"
+	case len(s.Groups) > 0:
+		return fmt.Sprintf("groups %q", s.Groups)
+	case len(s.Users) > 0:
+		return fmt.Sprintf("users %q", s.Users)
+	}
+	return s.CIDR.String()
 }
 
 // both gives the sorted names of either side's nodes.
