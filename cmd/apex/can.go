@@ -134,9 +134,24 @@ func (w *workspace) zoneOf(zone string, names ...string) (string, error) {
 	case 1:
 		return candidates[0], nil
 	case 0:
-		return "", cli.WithCode(cli.Invalid, fmt.Errorf("no zone has all of %q; node names are listed by `apex map show`", names))
+		return "", cli.WithCode(cli.Invalid, fmt.Errorf("no zone has all of %q%s", names, w.whyUnknown(names)))
 	}
 	return "", cli.WithCode(cli.Invalid, fmt.Errorf("zones %q all have %q; choose one with --zone", candidates, names))
+}
+
+// whyUnknown says what may be wrong with names that no zone has.
+func (w *workspace) whyUnknown(names []string) string {
+	issuers := w.repo.IdentityNames()
+	for _, name := range names {
+		who, ok := spec.ParseMemberEndpoint(name)
+		if !ok {
+			continue
+		}
+		if _, _, ok := issuers.Split(who.User + who.Group); !ok {
+			return fmt.Sprintf("; %s names no issuer: with several, write group:ISSUER:NAME or user:ISSUER:NAME", name)
+		}
+	}
+	return "; node names are listed by `apex map show`, and a user or group needs a member rule that can admit it"
 }
 
 func (w *workspace) zoneKnows(zone string, names []string) bool {
