@@ -27,8 +27,10 @@ func newTrustInit(s cli.Streams) *cobra.Command {
 		Long: `Init writes trust/root.yaml and the unsigned trust/roots/1.json for the network in DIR (default: this folder). The
 root keys become maintainers of every path and may apply; edit trust/root.yaml afterwards and use "apex trust rotate"
 for finer rules. With a witness, a manifest needs the controller's signature and the witness's.`,
-		Example: "  apex trust init --root alice=$HOME/.ssh/id_ed25519.pub --controller main=$(apex-controller keygen manifest.key)",
-		Args:    cobra.MaximumNArgs(1),
+		Example: "  apex trust init --root alice=$HOME/.ssh/id_ed25519.pub --controller main=$(apex-controller keygen manifest.key)\n" +
+			"  apex trust init --root alice=$HOME/.ssh/id_ed25519.pub --controller main=$(apex-controller keygen manifest.key) \\\n" +
+			"    --enrolment enrolment=$(apex-controller keygen enrolment.key)",
+		Args: cobra.MaximumNArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
 			return trustInit(s, folderArg(args, 0), f)
 		},
