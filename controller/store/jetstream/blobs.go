@@ -12,14 +12,34 @@ import (
 	"github.com/apex-network/apex/controller/store"
 )
 
-// Blobs implements store.Store with JetStream's object store, which cuts blobs into messages and checks a digest of the whole.
+// blobPrefix is what JetStream's object store calls its streams.
+const blobPrefix = "OBJ_"
+
+// Blobs implements store.Store with JetStream's object store, which cuts blobs into messages and checks a digest of the
+// whole. As in Bucket, what blobs there are is asked of the stream's leader: the nearest copy may be behind, and for a
+// moment after the stream was made it does not answer at all.
 func (s *Store) Blobs(ctx context.Context, cfg store.BucketConfig) (store.Blobs, error) {
-	os, err := s.js.CreateOrUpdateObjectStore(ctx, jetstream.ObjectStoreConfig{
+	fail := func(err error) (store.Blobs, error) { return nil, fmt.Errorf("blobs %s: %w", cfg.Name, err) }
+	_, err := s.js.CreateObjectStore(ctx, jetstream.ObjectStoreConfig{
 		Bucket: cfg.Name, Description: cfg.Description, MaxBytes: unbounded(cfg.MaxBytes), Storage: jetstream.FileStorage,
 		Replicas: s.replicas, Metadata: map[string]string{ours: "1"},
 	})
+	if err != nil && !errors.Is(err, jetstream.ErrBucketExists) {
+		return fail(err)
+	}
+	stream, err := s.js.Stream(ctx, blobPrefix+cfg.Name)
 	if err != nil {
-		return nil, fmt.Errorf("blobs %s: %w", cfg.Name, err)
+		return fail(err)
+	}
+	if c := stream.CachedInfo().Config; c.AllowDirect {
+		c.AllowDirect = false
+		if _, err := s.js.UpdateStream(ctx, c); err != nil {
+			return fail(err)
+		}
+	}
+	os, err := s.js.ObjectStore(ctx, cfg.Name)
+	if err != nil {
+		return fail(err)
 	}
 	return &blobs{name: cfg.Name, os: os}, nil
 }
