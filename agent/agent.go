@@ -62,6 +62,8 @@ type Times struct {
 	Grace time.Duration
 	// ProbeBound is how long a changed host has to reach the controller again. 20 s.
 	ProbeBound time.Duration
+	// HostMin and HostMax bound the pause between attempts at a change that the host refused. 2 s, 5 min.
+	HostMin, HostMax time.Duration
 	// Sample is the pause between looks at the peers' handshakes. 30 s, longer with many peers.
 	Sample time.Duration
 	// Tick is how often ages are judged (Stale, expiries). 15 s.
@@ -92,6 +94,8 @@ func (t Times) withDefaults() Times {
 	set(&t.BackoffMax, time.Minute)
 	set(&t.Grace, 15*time.Second)
 	set(&t.ProbeBound, 20*time.Second)
+	set(&t.HostMin, 2*time.Second)
+	set(&t.HostMax, 5*time.Minute)
 	set(&t.Sample, 30*time.Second)
 	set(&t.Tick, 15*time.Second)
 	set(&t.RootWalk, time.Hour)

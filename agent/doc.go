@@ -14,7 +14,8 @@
 //   - Fail static: whatever cannot be reached, has expired or fails verification changes nothing on the host. A
 //     condition says what happened, in words.
 //   - What has been seen (epoch, serial) is on disk before the host changes, so that a restart cannot be talked back.
-//   - A change is confirmed or undone; a generation that had to be undone is quarantined until another one arrives.
+//   - A change is confirmed or undone. A generation whose probe failed is quarantined until another one arrives; one that the
+//     host refused is tried again, for the host's errors pass.
 //   - What runs out (notAfter) runs out on time, also without a controller, a cache, or either.
 //   - A change of keys loses no interface, and never both sets of keys.
 //

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -44,10 +45,11 @@ func TestNotAfterBehindAGenerationThatCannotBeApplied(t *testing.T) {
 }
 
 // TestRollBackThatFailsIsTriedAgain: a host that refuses the change and the way back as well is told of, and brought back
-// as soon as it lets itself be.
+// as soon as it lets itself be; the generation waits for its next attempt.
 func TestRollBackThatFailsIsTriedAgain(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
+	w.hostPause(time.Hour)
 	w.network.NextRoot(grant("192.168.7.0/24"))
 	w.publish(nil)
 	w.start()
@@ -62,6 +64,45 @@ func TestRollBackThatFailsIsTriedAgain(t *testing.T) {
 			return errors.New("out of memory")
 		}
 		return nil
+	})
+	w.publish(routed("192.168.7.0/24"))
+	w.awaitCondition(status.ApplyFailed, true, rollbackFailed)
+	w.host.FailWith(func(_, object string) error { // the way back is free, the change is still refused
+		if strings.Contains(object, "192.168.7") {
+			return errors.New("out of memory")
+		}
+		return nil
+	})
+	w.passTime(time.Hour)
+	w.awaitCondition(status.ApplyFailed, true, "HostRefused")
+	agenttest.Await(t, "the host is as before", func() bool { return withoutIndex(w.snapshot()) == withoutIndex(before) })
+	w.uncondemned()
+	w.host.FailWith(nil)
+	w.passTime(time.Hour)
+	w.awaitApplied(2)
+	w.awaitCondition(status.ApplyFailed, false, "")
+}
+
+// TestRollBackThatFailsAfterAProbe: the same after a failed probe: the host is brought back, and the generation condemned.
+func TestRollBackThatFailsAfterAProbe(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.network.NextRoot(grant("192.168.7.0/24"))
+	w.publish(nil)
+	w.start()
+	w.awaitApplied(1)
+	agenttest.Await(t, "connected", func() bool { return w.zoneStatus().Controller.Connected })
+	before := w.snapshot()
+	var broken atomic.Bool
+	w.controller.Override("timestamp", func(http.ResponseWriter, *http.Request) bool {
+		if !broken.Load() && strings.Contains(w.snapshot(), "192.168.7.0/24") {
+			broken.Store(true) // the way back fails too
+			w.host.FailWith(func(string, string) error { return errors.New("out of memory") })
+		}
+		if broken.Load() && strings.Contains(w.snapshot(), "192.168.7.0/24") {
+			panic(http.ErrAbortHandler)
+		}
+		return false
 	})
 	w.publish(routed("192.168.7.0/24"))
 	w.awaitCondition(status.ApplyFailed, true, rollbackFailed)

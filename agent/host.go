@@ -15,13 +15,8 @@ import (
 	"github.com/apex-network/apex/spec/peermap"
 )
 
-// hostPauses bound the pause before the host is tried again after an error that a later attempt may not meet.
-const (
-	hostPauseMin = 2 * time.Second
-	hostPauseMax = 5 * time.Minute
-	// longestSleep bounds how long the loop trusts a timer: a clock that was set must not keep what has run out alive.
-	longestSleep = time.Minute
-)
+// longestSleep bounds how long the loop trusts a timer: a clock that was set must not keep what has run out alive.
+const longestSleep = time.Minute
 
 // hostLoop alone changes the host. Its states:
 //
@@ -31,8 +26,12 @@ const (
 //	booting ──────┴──▶ in the last good ──▶ attending ─────┘◀─ offered: a newer generation is trusted
 //	                   state (offline)         │  ▲         ◀─ moved:   an endpoint has another address
 //	                                           └──┘         ◀─ due:     something has run out (notAfter)
+//	                                                        ◀─ next:    a refused generation's turn (trial)
+//
+// An error pauses what it hit, nothing else. A generation that the host refuses waits for its next attempt (see trial)
+// while the confirmed state is kept up; an error in keeping that up holds everything back, but not a newer generation.
 func (z *zone) hostLoop(ctx context.Context) {
-	pause := newBackoff(hostPauseMin, hostPauseMax)
+	pause := newBackoff(z.opt.Times.HostMin, z.opt.Times.HostMax)
 	for {
 		due, err := z.boot(ctx)
 		closeOnce(z.booted)
@@ -57,9 +56,9 @@ func (z *zone) attendAll(ctx context.Context, due time.Time, pause *backoff) {
 	defer drift.Wait()
 	pause.reset()
 	moved := false
-	var hold time.Time // not before, after an error
+	var hold held
 	for {
-		wake := time.NewTimer(z.untilDue(due, hold, moved))
+		wake := time.NewTimer(z.untilDue(due, hold.until, moved))
 		select {
 		case <-ctx.Done():
 			wake.Stop()
@@ -70,12 +69,13 @@ func (z *zone) attendAll(ctx context.Context, due time.Time, pause *backoff) {
 		case <-wake.C:
 		}
 		wake.Stop()
-		if z.now().Before(hold) {
+		newest, left := z.follower.Current(), z.member.Left()
+		if z.now().Before(hold.until) && left == hold.left && (!newest.Complete() || newest.View == hold.view) {
 			continue
 		}
 		var err error
 		if due, err = z.attend(ctx, due, moved); err == nil {
-			moved, hold = false, time.Time{}
+			moved, hold = false, held{}
 			pause.reset()
 			continue
 		}
@@ -83,62 +83,74 @@ func (z *zone) attendAll(ctx context.Context, due time.Time, pause *backoff) {
 			return
 		}
 		z.hostFailed(err)
-		hold = z.now().Add(pause.next())
-		if due.After(z.now()) && due.Before(hold) {
-			hold = due // what runs out does not wait for the host to get well
+		hold = held{until: z.now().Add(pause.next()), view: newest.View, left: left}
+		if due.After(z.now()) && due.Before(hold.until) {
+			hold.until = due // what runs out does not wait for the host to get well
 		}
 	}
+}
+
+// held says until when nothing is done after an error, unless there is another generation or the host is to leave.
+type held struct {
+	until time.Time
+	view  peermap.Digest // the newest when the error came
+	left  bool
 }
 
 // untilDue is how long the host loop may sleep.
 func (z *zone) untilDue(due, hold time.Time, moved bool) time.Duration {
-	now := z.now()
 	switch {
 	case !hold.IsZero():
-		return min(max(hold.Sub(now), 0), longestSleep)
+		due = hold
 	case moved:
 		return 0
-	case due.IsZero():
+	case z.trial.pending(z.follower.Current().View) && (due.IsZero() || z.trial.next.Before(due)):
+		due = z.trial.next
+	}
+	if due.IsZero() {
 		return longestSleep
 	}
-	return min(max(due.Sub(now), 0), longestSleep)
+	return min(max(due.Sub(z.now()), 0), longestSleep)
 }
 
 // attend does what there is to do: change to a newer generation, or renew the one applied, or nothing. It gives the
-// instant at which something in force runs out, also with an error. What has run out goes even when a newer generation is
-// known that cannot be applied.
+// instant at which something in force runs out, also with an error. While a newer generation is known that cannot be
+// applied, the applied one is kept up all the same: its peers move, and what has run out goes.
 func (z *zone) attend(ctx context.Context, due time.Time, moved bool) (time.Time, error) {
 	if z.standing.reason(status.ApplyFailed) == rollbackFailed {
-		if _, err := z.engine.Recover(ctx); err != nil {
+		if err := z.recoverHost(ctx); err != nil {
 			return due, err
 		}
 	}
 	if z.member.Left() {
+		z.trial.forget()
 		return time.Time{}, z.depart(ctx)
 	}
 	newest, applied := z.follower.Current(), z.standing.current()
 	if newest.Complete() {
 		z.forgive(newest.View)
+		if !z.trial.pending(newest.View) {
+			z.trial.forget()
+		}
 	}
 	passed := !due.IsZero() && !z.now().Before(due)
-	if newest.Complete() && newest.View != applied.View && !z.standing.isUndone(newest.View) {
-		started := z.now()
-		next, err := z.change(ctx, newest)
-		if err == nil {
-			z.log.Info("generation applied", "epoch", newest.State.Epoch(), "serial", newest.State.Serial(), "took", z.now().Sub(started))
-			return next, nil
-		}
-		if passed {
-			later, renewErr := z.lapse(ctx, applied, due)
-			return later, errors.Join(err, renewErr)
-		}
-		return due, err
-	}
-	if newest.Complete() && newest.View == applied.View {
+	switch {
+	case !newest.Complete():
+	case newest.View == applied.View:
 		z.same(newest, applied)
 		applied = newest
+	case z.standing.isUndone(newest.View), !z.trial.mayTry(newest.View, z.now()):
+	default:
+		next, changed, err := z.try(ctx, newest)
+		if err != nil {
+			return due, err
+		}
+		if changed {
+			return next, nil
+		}
 	}
-	if applied.Complete() && (moved || passed || z.standing.is(status.ApplyFailed) || z.standing.is(status.Conflict)) {
+	unwell := z.standing.is(status.ApplyFailed) && z.trial.count == 0 || z.standing.is(status.Conflict)
+	if applied.Complete() && (moved || passed || unwell) {
 		return z.renew(ctx, applied, due)
 	}
 	if passed {
@@ -239,7 +251,9 @@ func (z *zone) renew(ctx context.Context, t follow.Trusted, due time.Time) (time
 	if err != nil {
 		return due, err
 	}
-	z.clear(status.ApplyFailed)
+	if z.trial.count == 0 {
+		z.clear(status.ApplyFailed)
+	}
 	return next, nil
 }
 
@@ -247,6 +261,9 @@ func (z *zone) renew(ctx context.Context, t follow.Trusted, due time.Time) (time
 func (z *zone) change(ctx context.Context, t follow.Trusted) (time.Time, error) {
 	p := z.newProbe()
 	due, err := z.enforce(ctx, t, p)
+	if isUnfinished(err) {
+		return due, err // there is no old state to compare with; the attempt after the recovery decides
+	}
 	if errors.Is(err, errCutOff) && !z.reachable(ctx) {
 		// With the old state back in force the controller is away as well, so the new state is not to blame.
 		z.log.Warn("the controller is away with the old state too; applying again without asking for it")
@@ -329,13 +346,14 @@ func (z *zone) forgive(newest peermap.Digest) {
 	z.standing.quarantine(nil, z.now())
 }
 
-// undone notes that the engine took a generation back, and quarantines it if it is to blame.
+// undone notes that the engine took a generation back, and quarantines it if its probe failed. A probe that could not
+// look says nothing about the generation.
 func (z *zone) undone(t follow.Trusted, report reconciler.Report, err error, p *probe) error {
 	if !report.RolledBack {
 		return err
 	}
 	z.standing.count(func(c *status.Counters) { c.RolledBack++ })
-	if p == nil || !report.Quarantine || errors.Is(err, reconciler.ErrPermission) || errors.Is(err, reconciler.ErrUnsupported) {
+	if p == nil || !report.Quarantine || errors.Is(err, errBlind) {
 		return err
 	}
 	if p.cutOff() {
@@ -361,28 +379,51 @@ func (z *zone) condemn(t follow.Trusted, cause error) error {
 var (
 	errCutOff      = errors.New("the change cut this host off from its controller")
 	errQuarantined = errors.New("quarantined")
+	errBlind       = errors.New("the host did not let the probe look")
 )
 
 // hostFailed raises the condition that says why the host is not as it should be.
 func (z *zone) hostFailed(err error) {
+	switch kind := conditionOf(err); kind {
+	case "":
+	case status.ApplyFailed:
+		z.set(kind, applyReason(err), explain(err))
+	case status.KeyMismatch:
+		z.set(kind, "OtherKey", explain(err))
+	case status.Refused:
+		z.set(kind, "ClaimNotGranted", explain(err))
+	case status.CacheDamaged:
+		z.follower.Forget() // the network loop fetches again what the disk lost
+		z.set(kind, "Damaged", explain(err))
+	case status.Conflict:
+		z.set(kind, "NameTaken", explain(err))
+	}
+}
+
+// conditionOf says which condition an error of the host loop raises; "" if none, or if it is raised already.
+func conditionOf(err error) string {
 	switch {
 	case errors.Is(err, context.Canceled):
-	case errors.Is(err, reconciler.ErrRollbackFailed), errors.Is(err, reconciler.ErrUnfinished):
+		return ""
+	case isUnfinished(err):
 		// Also when the generation is quarantined: the host lies between two states until the engine recovers.
-		z.set(status.ApplyFailed, rollbackFailed, explain(err))
+		return status.ApplyFailed
 	case errors.Is(err, errQuarantined):
+		return ""
 	case errors.Is(err, desired.ErrKeyMismatch):
-		z.set(status.KeyMismatch, "OtherKey", explain(err))
+		return status.KeyMismatch
 	case errors.Is(err, desired.ErrClaim):
-		z.set(status.Refused, "ClaimNotGranted", explain(err))
+		return status.Refused
 	case errors.Is(err, peermap.ErrMissing), errors.Is(err, peermap.ErrDigest):
-		z.follower.Forget() // the network loop fetches again what the disk lost
-		z.set(status.CacheDamaged, "Damaged", explain(err))
+		return status.CacheDamaged
 	case errors.Is(err, reconciler.ErrForeign):
-		z.set(status.Conflict, "NameTaken", explain(err))
-	default:
-		z.set(status.ApplyFailed, applyReason(err), explain(err))
+		return status.Conflict
 	}
+	return status.ApplyFailed
+}
+
+func isUnfinished(err error) bool {
+	return errors.Is(err, reconciler.ErrRollbackFailed) || errors.Is(err, reconciler.ErrUnfinished)
 }
 
 // rollbackFailed is the reason under which the engine must recover before anything else.
@@ -391,6 +432,8 @@ const rollbackFailed = "RollbackFailed"
 // applyReason is the one-word reason for what the host refused.
 func applyReason(err error) string {
 	switch {
+	case isUnfinished(err):
+		return rollbackFailed
 	case errors.Is(err, reconciler.ErrPermission):
 		return "MissingPrivilege"
 	case errors.Is(err, reconciler.ErrUnsupported):

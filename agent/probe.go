@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/apex-network/apex/reconciler"
@@ -51,7 +52,11 @@ func (p *probe) prepare(next reconciler.State) reconciler.Probe {
 		ctx, cancel := context.WithTimeout(ctx, p.z.opt.Times.ProbeBound)
 		defer cancel()
 		if controller {
-			if err := p.until(ctx, p.z.client.Reachable); err != nil {
+			err := p.until(ctx, p.z.client.Reachable)
+			if isShortage(err) {
+				return fmt.Errorf("%w: %w", errBlind, err)
+			}
+			if err != nil {
 				p.lost.Store(true)
 				return fmt.Errorf("the controller cannot be reached any more: %w", err)
 			}
@@ -65,6 +70,16 @@ func (p *probe) prepare(next reconciler.State) reconciler.Probe {
 
 // cutOff says whether the probe failed because the controller did not answer.
 func (p *probe) cutOff() bool { return p.lost.Load() }
+
+// isShortage says whether this host lacked what it takes to ask at all.
+func isShortage(err error) bool {
+	for _, errno := range []syscall.Errno{syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM, syscall.ENOBUFS} {
+		if errors.Is(err, errno) {
+			return true
+		}
+	}
+	return false
+}
 
 // until tries check until it holds or ctx ends, and gives its last error.
 func (p *probe) until(ctx context.Context, check func(context.Context) error) error {
@@ -81,7 +96,7 @@ func (p *probe) until(ctx context.Context, check func(context.Context) error) er
 func (p *probe) sessions(ctx context.Context, keys []reconciler.Key) error {
 	peers, err := p.z.engine.Peers(ctx)
 	if err != nil {
-		return err
+		return fmt.Errorf("%w: %w", errBlind, err)
 	}
 	wanted := make(map[reconciler.Key]bool, len(keys))
 	for _, key := range keys {

@@ -58,6 +58,7 @@ type zone struct {
 
 	standing standing
 	holding  holding
+	trial    trial // the host loop's own
 }
 
 func newZone(opt Options, config ZoneConfig, now time.Time, env environment) (*zone, error) {
@@ -75,6 +76,7 @@ func newZone(opt Options, config ZoneConfig, now time.Time, env environment) (*z
 		hurry: make(chan struct{}, 1), booted: make(chan struct{}),
 	}
 	z.standing.begin(now)
+	z.trial.pause = newBackoff(opt.Times.HostMin, opt.Times.HostMax)
 	dir := zoneDir(opt.Config, config.Name)
 	if z.store, err = cache.Open(dir); err != nil {
 		return nil, err

@@ -135,7 +135,7 @@ func TestEveryOperationFails(t *testing.T) {
 			}
 			break
 		}
-		if !errors.Is(err, reconciler.ErrRolledBack) || !errors.Is(err, broken) || !r.Quarantine {
+		if !errors.Is(err, reconciler.ErrRolledBack) || !errors.Is(err, broken) || r.Quarantine {
 			t.Fatalf("operation %d: %+v %v", n, r, err)
 		}
 		f.settled(t)

@@ -203,7 +203,6 @@ func (e *Engine) apply(ctx context.Context, s State, probe Probe) (Report, error
 		return r, fmt.Errorf("apply %s: %w; nothing was changed", s.ID, err)
 	}
 	if err := e.carryOut(ctx, w, probe, &r); err != nil {
-		r.Quarantine = ctx.Err() == nil
 		return e.rollBack(ctx, &r, &next, err)
 	}
 	if err := e.store.confirm(e.confirmed, &next); err != nil {
@@ -258,6 +257,7 @@ func (e *Engine) carryOut(ctx context.Context, w *work, probe Probe, r *Report) 
 		return nil
 	}
 	if err := probe(ctx); err != nil {
+		r.Quarantine = ctx.Err() == nil
 		return fmt.Errorf("probe: %w", err)
 	}
 	return nil

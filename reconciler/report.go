@@ -86,8 +86,9 @@ type Report struct {
 	Drift bool
 	// Deferred: drift was seen, but the rate limit holds the repair back.
 	Deferred bool
-	// RolledBack: the state was taken back for Reason. Quarantine: the state itself is to blame (it would not apply, or
-	// its probe failed), so do not apply this ID again; false when the process was merely stopped half way.
+	// RolledBack: the state was taken back for Reason. Quarantine: the state itself is to blame, for its probe failed, so do
+	// not apply this ID again; false when the host refused it (a later attempt may meet another host) and when the process
+	// was merely stopped half way.
 	RolledBack bool
 	Quarantine bool
 	Reason     string

@@ -17,7 +17,7 @@ var agentAdvice = map[string]string{
 	"apex_agent_peer_receive_bytes_total":            "A sum over current peers: it falls when a peer leaves, so use `increase` with care.",
 	"apex_agent_peer_transmit_bytes_total":           "As above.",
 	"apex_agent_applied_total":                       "Rises without a commit: an endpoint moved, or a rule ended.",
-	"apex_agent_rolled_back_total":                   "Any rise: see `RolledBack`.",
+	"apex_agent_rolled_back_total":                   "Any rise: see `RolledBack` and `ApplyFailed`. Each refused attempt counts.",
 	"apex_agent_unchanged_total":                     "Nothing; it shows that commits elsewhere cost this host nothing.",
 	"apex_agent_refused_total":                       "Any rise: see `Refused` and `TrustAlarm`.",
 	"apex_agent_full_fetches_total":                  "Steady rise: a proxy breaks the watch, or the cache is lost at each start.",
