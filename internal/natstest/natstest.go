@@ -4,6 +4,7 @@ package natstest
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"net/url"
 	"path/filepath"
@@ -54,14 +55,27 @@ func Start(t *testing.T, n int) *Cluster {
 	return c
 }
 
+// Ports that systems give to nobody by themselves (Linux begins at 32768, others at 49152): a server that is stopped has to
+// find its port free when it is started again, whatever connections other tests have opened meanwhile.
+const (
+	firstPort = 12_000
+	lastPort  = 32_000
+)
+
+// freePort gives a port that nobody listens on.
 func freePort(t *testing.T) int {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for range 100 {
+		port := firstPort + rand.IntN(lastPort-firstPort)
+		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
+		if err != nil {
+			continue
+		}
+		l.Close()
+		return port
 	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
+	t.Fatalf("no free port from %d to %d", firstPort, lastPort)
+	return 0
 }
 
 // URL lists the servers as a client wants them.
@@ -126,7 +140,21 @@ func (c *Cluster) await() {
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
-	c.t.Fatalf("no JetStream leader among %d servers within %s", len(c.servers), patience)
+	c.t.Fatalf("no JetStream leader among %d servers within %s: %s", len(c.servers), patience, c.describe())
+}
+
+// describe says how the servers are.
+func (c *Cluster) describe() string {
+	var out []string
+	for i, s := range c.servers {
+		if s == nil {
+			out = append(out, fmt.Sprintf("n%d stopped", i))
+			continue
+		}
+		out = append(out, fmt.Sprintf("n%d ready %t, routes %d, leader %t, peers %d", i, s.ReadyForConnections(10*time.Millisecond),
+			s.NumRoutes(), s.JetStreamIsLeader(), len(s.JetStreamClusterPeers())))
+	}
+	return strings.Join(out, "; ")
 }
 
 func (c *Cluster) usable() bool {

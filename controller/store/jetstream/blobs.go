@@ -6,42 +6,46 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/apex-network/apex/controller/store"
 )
 
-// blobPrefix is what JetStream's object store calls its streams.
-const blobPrefix = "OBJ_"
-
-// Blobs implements store.Store with JetStream's object store, which cuts blobs into messages and checks a digest of the
-// whole. As in Bucket, what blobs there are is asked of the stream's leader: the nearest copy may be behind, and for a
-// moment after the stream was made it does not answer at all.
+// Blobs implements store.Store with JetStream's object store, which cuts blobs into messages and checks a digest of the whole.
 func (s *Store) Blobs(ctx context.Context, cfg store.BucketConfig) (store.Blobs, error) {
-	fail := func(err error) (store.Blobs, error) { return nil, fmt.Errorf("blobs %s: %w", cfg.Name, err) }
-	_, err := s.js.CreateObjectStore(ctx, jetstream.ObjectStoreConfig{
+	os, err := s.js.CreateOrUpdateObjectStore(ctx, jetstream.ObjectStoreConfig{
 		Bucket: cfg.Name, Description: cfg.Description, MaxBytes: unbounded(cfg.MaxBytes), Storage: jetstream.FileStorage,
 		Replicas: s.replicas, Metadata: map[string]string{ours: "1"},
 	})
-	if err != nil && !errors.Is(err, jetstream.ErrBucketExists) {
-		return fail(err)
+	if err == nil {
+		err = answers(ctx, os)
 	}
-	stream, err := s.js.Stream(ctx, blobPrefix+cfg.Name)
 	if err != nil {
-		return fail(err)
-	}
-	if c := stream.CachedInfo().Config; c.AllowDirect {
-		c.AllowDirect = false
-		if _, err := s.js.UpdateStream(ctx, c); err != nil {
-			return fail(err)
-		}
-	}
-	os, err := s.js.ObjectStore(ctx, cfg.Name)
-	if err != nil {
-		return fail(err)
+		return nil, fmt.Errorf("blobs %s: %w", cfg.Name, err)
 	}
 	return &blobs{name: cfg.Name, os: os}, nil
+}
+
+// answers waits until a copy of the object store answers: for a moment after it was made in a cluster, none does.
+func answers(ctx context.Context, os jetstream.ObjectStore) error {
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	again := time.NewTicker(20 * time.Millisecond)
+	defer again.Stop()
+	for {
+		_, err := os.GetInfo(ctx, "nothing")
+		if !errors.Is(err, nats.ErrNoResponders) {
+			return nil // what else is wrong shows when it is used
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-again.C:
+		}
+	}
 }
 
 type blobs struct {
