@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -94,15 +95,22 @@ func person(ctx context.Context) error {
 	return err
 }
 
-// awaitPage waits for the address in a file; a device's comes with its code in it.
+// awaitPage waits for the address in a file that a person would open: a device's comes with its code in it, any other with
+// the nonce that it asks for. The issuer's address, which the file names before, is neither. Only whole lines count: their
+// writer may be in the middle of one.
 func awaitPage(ctx context.Context, file string, device bool) (string, error) {
+	mark := "nonce="
+	if device {
+		mark = "user_code="
+	}
 	for ctx.Err() == nil {
 		text, err := os.ReadFile(file)
 		if err != nil && !errors.Is(err, os.ErrNotExist) {
 			return "", err
 		}
-		for _, page := range shown.FindAllString(string(text), -1) {
-			if strings.HasSuffix(string(text), "\n") && (!device || strings.Contains(page, "user_code=")) || strings.Contains(page, "nonce=") {
+		whole := text[:bytes.LastIndexByte(text, '\n')+1]
+		for _, page := range shown.FindAllString(string(whole), -1) {
+			if strings.Contains(page, mark) {
 				return page, nil
 			}
 		}
