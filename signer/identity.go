@@ -1,6 +1,7 @@
 package signer
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"slices"
@@ -43,6 +44,35 @@ type WitnessIdentity struct {
 	Match  []ClaimRule `json:"match"`
 	// Keys are the issuer's keys (jwk.Key.Line), sorted: agents know no others and ask nobody.
 	Keys []string `json:"keys"`
+}
+
+// TrustedIssuer is an OpenID provider by which hosts may join, and whom its tokens are for.
+type TrustedIssuer struct {
+	// URL is the issuer as tokens carry it in `iss`, Audience what their `aud` must contain, ClientID the public client that people
+	// sign in with, empty if none.
+	URL      string `json:"url"`
+	Audience string `json:"audience"`
+	ClientID string `json:"clientID"`
+}
+
+// CheckIssuer says whether a host may get a token of this issuer for this audience by this client, and hand it to a controller. A
+// root that lists no issuers lets it: then where people sign in is the controller's word. Errors: ErrIdentity.
+func (r *Root) CheckIssuer(t TrustedIssuer) error {
+	if len(r.Issuers) == 0 || slices.Contains(r.Issuers, t) {
+		return nil
+	}
+	what := "url"
+	for _, i := range r.Issuers {
+		if i.URL == t.URL {
+			what = "audience"
+			if i.Audience == t.Audience {
+				what = "clientID"
+				break
+			}
+		}
+	}
+	return fmt.Errorf("%w: trust root version %d lists no issuer %.160q with audience %.80q and clientID %.80q: its %s differs", ErrIdentity,
+		r.Version, t.URL, t.Audience, t.ClientID, what)
 }
 
 // pinnedIdentity is a witness identity whose keys are parsed.
@@ -172,6 +202,9 @@ func (r *Root) sortIdentities() {
 		slices.SortFunc(w.Match, byClaim)
 	}
 	slices.SortFunc(r.WitnessIdentities, func(a, b WitnessIdentity) int { return strings.Compare(a.Name, b.Name) })
+	slices.SortFunc(r.Issuers, func(a, b TrustedIssuer) int {
+		return cmp.Or(strings.Compare(a.URL, b.URL), strings.Compare(a.Audience, b.Audience), strings.Compare(a.ClientID, b.ClientID))
+	})
 }
 
 // identities checks the identities and indexes the witnesses among them.
@@ -232,6 +265,25 @@ func (c *rootChecker) identity(what, name, issuer string, match []ClaimRule) {
 		}
 		if i > 0 && match[i-1].Claim == rule.Claim {
 			c.fail("%s: match: claim %.80q stands twice", what, rule.Claim)
+		}
+	}
+}
+
+func (c *rootChecker) issuers() {
+	if len(c.root.Issuers) > MaxIdentities {
+		c.fail("issuers: %d, at most %d", len(c.root.Issuers), MaxIdentities)
+		return
+	}
+	for i, t := range c.root.Issuers {
+		what := fmt.Sprintf("issuer %.80q", t.URL)
+		if err := claims.CheckIssuer(t.URL); err != nil {
+			c.fail("%s: %w", what, err)
+		}
+		if t.Audience == "" || len(t.Audience) > claims.MaxPattern || len(t.ClientID) > claims.MaxPattern {
+			c.fail("%s: want an audience, and it and the client of at most %d bytes", what, claims.MaxPattern)
+		}
+		if i > 0 && c.root.Issuers[i-1] == t {
+			c.fail("%s: it stands twice with the same audience and client", what)
 		}
 	}
 }

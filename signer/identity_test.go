@@ -331,12 +331,12 @@ func TestCheckBinding(t *testing.T) {
 // TestRootsWithoutIdentities keep the bytes that they had before there were identities.
 func TestRootsWithoutIdentities(t *testing.T) {
 	payload := must(testRoot(t).Encode())(t)
-	for _, word := range []string{"enrolment", "dentities"} {
+	for _, word := range []string{"enrolment", "dentities", "issuers"} {
 		if bytes.Contains(payload, []byte(word)) {
 			t.Errorf("%s stands in %s", word, payload)
 		}
 	}
-	for _, empty := range []string{`,"enrolment":{"keys":[],"threshold":0}}`, `,"applierIdentities":[]}`, `,"witnessIdentities":null}`} {
+	for _, empty := range []string{`,"enrolment":{"keys":[],"threshold":0}}`, `,"applierIdentities":[]}`, `,"witnessIdentities":null}`, `,"issuers":[]}`} {
 		if _, err := ParseRoot([]byte(strings.TrimSuffix(string(payload), "}") + empty)); !errors.Is(err, ErrFormat) {
 			t.Errorf("%s: %v", empty, err)
 		}
@@ -383,6 +383,47 @@ func TestRootRefusesIdentities(t *testing.T) {
 	back := must(ParseRoot(must(c.Encode())(t)))(t)
 	if back.Digest() != c.Digest() || len(back.WitnessIdentities) != 1 {
 		t.Error("it does not read back")
+	}
+}
+
+// TestTrustedIssuers: a root that lists issuers lets hosts get tokens of these, for these audiences and clients, and of no others.
+func TestTrustedIssuers(t *testing.T) {
+	people := TrustedIssuer{URL: "https://login.example", Audience: "apex", ClientID: "apex-cli"}
+	jobs := TrustedIssuer{URL: "https://ci.example", Audience: "apex"}
+	r := testRoot(t).Clone()
+	if err := r.CheckIssuer(people); err != nil {
+		t.Errorf("a root that lists none: %v", err)
+	}
+	r.Issuers = []TrustedIssuer{people, jobs}
+	c := must(r.Canonical())(t)
+	back := must(ParseRoot(must(c.Encode())(t)))(t)
+	if back.Digest() != c.Digest() || !slices.Equal(back.Issuers, []TrustedIssuer{jobs, people}) {
+		t.Errorf("it reads back as %+v", back.Issuers)
+	}
+	if errors.Join(back.CheckIssuer(people), back.CheckIssuer(jobs)) != nil {
+		t.Error("what it lists is refused")
+	}
+	for what, other := range map[string]TrustedIssuer{
+		"its url differs":      {"https://login.example/", "apex", "apex-cli"},
+		"its audience differs": {"https://login.example", "sts.amazonaws.com", "apex-cli"},
+		"its clientID differs": {"https://login.example", "apex", ""},
+	} {
+		if err := back.CheckIssuer(other); !errors.Is(err, ErrIdentity) || !strings.Contains(err.Error(), what) {
+			t.Errorf("%+v: %v, want %s", other, err, what)
+		}
+	}
+	for name, bad := range map[string][]TrustedIssuer{
+		"http":        {{"http://login.example", "apex", ""}},
+		"no audience": {{"https://login.example", "", ""}},
+		"twice":       {jobs, jobs},
+		"long client": {{"https://login.example", "apex", strings.Repeat("x", claims.MaxPattern+1)}},
+		"too many":    make([]TrustedIssuer, MaxIdentities+1),
+	} {
+		r := testRoot(t).Clone()
+		r.Issuers = bad
+		if _, err := r.Canonical(); !errors.Is(err, ErrInvalidRoot) {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 }
 

@@ -63,6 +63,8 @@ type Root struct {
 	ApplierIdentities []ApplierIdentity `json:"applierIdentities,omitempty"`
 	// WitnessIdentities count as witnesses and co-sign with ID tokens. Sorted by name.
 	WitnessIdentities []WitnessIdentity `json:"witnessIdentities,omitempty"`
+	// Issuers are the only ones that hosts get tokens of to join by, unless there are none. Sorted as a whole.
+	Issuers []TrustedIssuer `json:"issuers,omitempty"`
 
 	index *rootIndex
 }
@@ -147,6 +149,7 @@ func (r *Root) Clone() *Root {
 		w := &c.WitnessIdentities[i]
 		w.Match, w.Keys = cloneList(w.Match), cloneList(w.Keys)
 	}
+	c.Issuers = cloneList(r.Issuers)
 	return &c
 }
 

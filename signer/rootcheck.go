@@ -37,6 +37,7 @@ func (r *Root) check() (*rootIndex, error) {
 	c.thresholds()
 	c.maintainers()
 	c.routes()
+	c.issuers()
 	if err := errors.Join(c.errs...); err != nil {
 		return nil, fmt.Errorf("%w: version %d of network %.63q: %w", ErrInvalidRoot, r.Version, r.Network, err)
 	}

@@ -1,12 +1,19 @@
 package spec
 
 import (
+	"cmp"
 	"slices"
 	"strings"
 )
 
 // QualifiedIdentity names a user or group among those of all issuers: "<issuer>:<name>".
 func QualifiedIdentity(issuer, name string) string { return issuer + ":" + name }
+
+// TokenAudience is what `aud` of an issuer's tokens must contain where the issuer is given with these two fields, either of
+// which may be empty.
+func TokenAudience(audience, clientID string) string {
+	return cmp.Or(audience, clientID, DefaultIssuerAudience)
+}
 
 // IdentityNames reads how policies name users and groups: "<issuer>:<name>", or the name alone if the network has one
 // issuer. Its zero value knows no issuer.

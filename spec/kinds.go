@@ -374,6 +374,9 @@ type TrustRootSpec struct {
 	Enrolment Role `yaml:"enrolment,omitempty" json:"enrolment,omitempty"`
 	// Routes says which prefixes outside its ranges a zone's nodes may claim.
 	Routes []RouteClaim `yaml:"routes,omitempty" json:"routes,omitempty" apex:"items=0-1024"`
+	// Issuers, when set, are the only ones that Network.spec.issuers may hold and that hosts get tokens of. Without them hosts
+	// take the controller's word for where people sign in.
+	Issuers []TrustedIssuer `yaml:"issuers,omitempty" json:"issuers,omitempty" apex:"items=0-32"`
 	// Validity is how long signatures live.
 	Validity Validity `yaml:"validity,omitempty" json:"validity,omitempty"`
 }
@@ -461,6 +464,17 @@ type RouteClaim struct {
 	Zone string `yaml:"zone" json:"zone" apex:"name"`
 	// Prefixes are what the routes must lie in.
 	Prefixes []netip.Prefix `yaml:"prefixes" json:"prefixes" apex:"items=1-4096,unique"`
+}
+
+// TrustedIssuer is an OpenID provider that the network may let people and workloads join by, and whom its tokens are for. All
+// three must be those of an entry of Network.spec.issuers.
+type TrustedIssuer struct {
+	// URL is the issuer identifier, exactly as in Network.spec.issuers.
+	URL string `yaml:"url" json:"url"`
+	// Audience is what `aud` must contain. Default: clientID, or "apex" without one.
+	Audience string `yaml:"audience,omitempty" json:"audience,omitempty"`
+	// ClientID is the public client that people sign in with.
+	ClientID string `yaml:"clientID,omitempty" json:"clientID,omitempty"`
 }
 
 // Validity is how long signatures live. Defaults: manifest 168h, timestamp 10m.

@@ -1,8 +1,8 @@
 package spec
 
 import (
-	"cmp"
 	"errors"
+	"fmt"
 	"maps"
 	"net/netip"
 	"slices"
@@ -24,6 +24,7 @@ func (c *checker) checkIssuers() {
 	seen := map[string]bool{}
 	for i := range doc.Value.Spec.Issuers {
 		issuer, path := &doc.Value.Spec.Issuers[i], indexed("spec.issuers", i)
+		c.checkIssuerGranted(doc, path, issuer)
 		if issuer.Name != "" && seen[issuer.Name] {
 			c.errorf(doc, path+".name", diag.DuplicateItem, "rename one", "two issuers are named %q", issuer.Name)
 		}
@@ -57,11 +58,32 @@ func (c *checker) checkIssuers() {
 	}
 }
 
+// checkIssuerGranted holds an issuer against those that the trust root lists, if it lists any.
+func (c *checker) checkIssuerGranted(doc *Document[Network], path string, i *Issuer) {
+	if c.repo.TrustRoot == nil || len(c.repo.TrustRoot.Value.Spec.Issuers) == 0 || i.URL == "" {
+		return
+	}
+	const hint = "the root keys can grant it in spec.issuers of " + TrustRootPath
+	given := TrustedIssuer{URL: i.URL, Audience: TokenAudience(i.Audience, i.ClientID), ClientID: i.ClientID}
+	other := ""
+	for _, t := range c.repo.TrustRoot.Value.Spec.Issuers {
+		t.Audience = TokenAudience(t.Audience, t.ClientID)
+		if t == given {
+			return
+		}
+		if t.URL == given.URL {
+			other = fmt.Sprintf("; of this url it grants audience %q and clientID %q", clip(t.Audience), clip(t.ClientID))
+		}
+	}
+	c.errorf(doc, path+".url", diag.IssuerUngranted, hint, "the trust root grants no issuer %s with audience %q and clientID %q%s",
+		clip(given.URL), clip(given.Audience), clip(given.ClientID), other)
+}
+
 // checkTwins compares issuers that are one provider. Of two that take the same tokens whoever enrols chooses, and so what is
 // asked of the token and which revocations reach them.
 func (c *checker) checkTwins(doc *Document[Network]) {
 	issuers := doc.Value.Spec.Issuers
-	audience := func(i *Issuer) string { return cmp.Or(i.Audience, i.ClientID, DefaultIssuerAudience) }
+	audience := func(i *Issuer) string { return TokenAudience(i.Audience, i.ClientID) }
 	for i := range issuers {
 		for j := range i {
 			one, other, path := &issuers[i], &issuers[j], indexed("spec.issuers", i)+".url"

@@ -44,6 +44,7 @@ func (c *checker) checkTrust() {
 	c.checkWitnessIdentities(root, keys)
 	c.checkMaintainers(root, keys)
 	c.checkRouteClaims(root)
+	c.checkTrustedIssuers(root)
 	manifest := cmp.Or(time.Duration(s.Validity.Manifest), DefaultManifestValidity)
 	timestamp := cmp.Or(time.Duration(s.Validity.Timestamp), DefaultTimestampValidity)
 	if timestamp >= manifest {

@@ -53,6 +53,26 @@ func (c *checker) checkApplierIdentities(root *Document[TrustRoot]) {
 	}
 }
 
+// checkTrustedIssuers judges the issuers that hosts may get tokens of.
+func (c *checker) checkTrustedIssuers(root *Document[TrustRoot]) {
+	seen := map[TrustedIssuer]bool{}
+	for i, issuer := range root.Value.Spec.Issuers {
+		path := indexed("spec.issuers", i)
+		if err := claims.CheckIssuer(issuer.URL); issuer.URL != "" && err != nil {
+			c.errorf(root, path+".url", diag.TrustIdentity, "write the issuer as its tokens carry it in iss", "%v", err)
+		}
+		for field, word := range map[string]string{".audience": issuer.Audience, ".clientID": issuer.ClientID} {
+			if !isWord(word) && word != "" {
+				c.errorf(root, path+field, diag.TrustIdentity, "", "%q has a space or a character that is not ASCII", clip(word))
+			}
+		}
+		if issuer.Audience = TokenAudience(issuer.Audience, issuer.ClientID); seen[issuer] {
+			c.errorf(root, path, diag.DuplicateItem, "remove one", "issuer %s stands twice with the same audience and client", clip(issuer.URL))
+		}
+		seen[issuer] = true
+	}
+}
+
 // checkWitnessIdentities judges the CI jobs that may co-sign. No two may be one job, or it would count twice.
 func (c *checker) checkWitnessIdentities(root *Document[TrustRoot], keys trustKeys) {
 	seen := map[string]bool{}

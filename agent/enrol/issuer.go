@@ -9,25 +9,52 @@ import (
 
 	"github.com/apex-network/apex/internal/oidcclient"
 	"github.com/apex-network/apex/internal/protocol"
+	"github.com/apex-network/apex/signer"
 )
 
 // ErrAudience: the token is not for this network, and was not sent.
 var ErrAudience = errors.New("the token is for somebody else")
 
-// info asks the controller how to join, and leaves out issuers that are not what the configuration expects. Errors: ErrIssuer
-// if that leaves none; those of the controller.
+// info asks the controller how to join, and leaves out issuers that the trust root does not grant, or that are not what the
+// configuration expects: what the controller says is under no signature. Errors: ErrIssuer if that leaves none; those of the
+// controller.
 func (m *Member) info(ctx context.Context) (protocol.EnrolmentInfo, error) {
 	info, err := m.opt.Controller.EnrolmentInfo(ctx)
-	if err != nil || m.opt.Expect == (Expect{}) {
+	if err != nil {
 		return info, err
 	}
+	root, err := m.opt.Root(ctx)
+	if err != nil {
+		return info, fmt.Errorf("trust root to check the issuers with: %w", err)
+	}
 	told := info.Issuers
-	info.Issuers = slices.DeleteFunc(slices.Clone(told), func(i protocol.IssuerInfo) bool { return !m.opt.Expect.met(i) })
-	if len(info.Issuers) == 0 && len(told) > 0 {
-		return info, fmt.Errorf("%w: the controller names none with what the configuration says under join "+
-			"(issuerURL, audience, clientID); if the network has changed, change it too", ErrIssuer)
+	info.Issuers = nil
+	var refused error // why the first one is left out
+	for _, i := range told {
+		switch err := m.allowed(root, i); {
+		case err == nil:
+			info.Issuers = append(info.Issuers, i)
+		case refused == nil:
+			refused = err
+		}
+	}
+	if len(info.Issuers) == 0 {
+		return info, refused
 	}
 	return info, nil
+}
+
+// allowed says whether this host may get a token of an issuer that the controller names.
+func (m *Member) allowed(root *signer.Root, i protocol.IssuerInfo) error {
+	err := root.CheckIssuer(signer.TrustedIssuer{URL: i.URL, Audience: i.Audience, ClientID: i.ClientID})
+	switch {
+	case err != nil:
+		return fmt.Errorf("%w: the controller names %q, and no token is got for it: %w", ErrIssuer, cut(i.Name), err)
+	case !m.opt.Expect.met(i):
+		return fmt.Errorf("%w: the controller names none with what the configuration says under join "+
+			"(issuerURL, audience, clientID); if the network has changed, change it too", ErrIssuer)
+	}
+	return nil
 }
 
 func (e Expect) met(i protocol.IssuerInfo) bool {

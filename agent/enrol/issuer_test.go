@@ -5,9 +5,11 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"reflect"
 	"testing"
 
 	"github.com/apex-network/apex/internal/protocol"
+	"github.com/apex-network/apex/signer"
 )
 
 type informant struct {
@@ -19,10 +21,14 @@ func (i informant) EnrolmentInfo(context.Context) (protocol.EnrolmentInfo, error
 	return protocol.EnrolmentInfo{Issuers: i.issuers}, nil
 }
 
-// TestControllerCannotNameAnotherIssuer: what the configuration says of the issuer stands above what the controller says, or
-// a stolen one would be sent client secrets, and tokens for others.
+// TestControllerCannotNameAnotherIssuer: what the configuration or the trust root says of the issuer stands above what the
+// controller says, or a stolen one would be sent client secrets, and tokens for others.
 func TestControllerCannotNameAnotherIssuer(t *testing.T) {
 	honest := protocol.IssuerInfo{Name: "corp", URL: "https://id.example", Audience: "apex", ClientID: "cli"}
+	granted := signer.Root{Issuers: []signer.TrustedIssuer{
+		{URL: honest.URL, Audience: honest.Audience, ClientID: honest.ClientID},
+		{URL: "https://ci.example", Audience: "apex"},
+	}}
 	expect := Expect{URL: honest.URL, Audience: honest.Audience, ClientID: honest.ClientID}
 	for name, change := range map[string]func(*protocol.IssuerInfo){
 		"url":       func(i *protocol.IssuerInfo) { i.URL = "https://evil.example" },
@@ -33,15 +39,36 @@ func TestControllerCannotNameAnotherIssuer(t *testing.T) {
 	} {
 		told := honest
 		change(&told)
-		m := &Member{opt: Options{Expect: expect, Controller: informant{issuers: []protocol.IssuerInfo{told}}}}
-		if _, err := m.info(t.Context()); !errors.Is(err, ErrIssuer) {
-			t.Errorf("%s: %v", name, err)
+		for how, opt := range map[string]Options{
+			"configuration": {Expect: expect, Root: rootOf(signer.Root{})},
+			"trust root":    {Root: rootOf(granted)},
+		} {
+			opt.Controller = informant{issuers: []protocol.IssuerInfo{told}}
+			if _, err := (&Member{opt: opt}).info(t.Context()); !errors.Is(err, ErrIssuer) {
+				t.Errorf("%s against the %s: %v", name, how, err)
+			}
+			opt.Controller = informant{issuers: []protocol.IssuerInfo{told, honest}}
+			info, err := (&Member{opt: opt}).info(t.Context())
+			if err != nil || len(info.Issuers) != 1 || !reflect.DeepEqual(info.Issuers[0], honest) {
+				t.Errorf("%s against the %s, beside the honest one: %+v, %v", name, how, info, err)
+			}
 		}
 	}
-	m := &Member{opt: Options{Expect: expect, Controller: informant{issuers: []protocol.IssuerInfo{{Name: "evil", URL: "https://evil.example"}, honest}}}}
-	if info, err := m.info(t.Context()); err != nil || len(info.Issuers) != 1 || info.Issuers[0].Name != "corp" {
-		t.Errorf("%+v, %v", info, err)
+	unknown := &Member{opt: Options{Root: rootOf(signer.Root{}), Controller: informant{issuers: []protocol.IssuerInfo{honest}}}}
+	if info, err := unknown.info(t.Context()); err != nil || len(info.Issuers) != 1 {
+		t.Errorf("neither says anything: %+v, %v", info, err)
 	}
+	lost := &Member{opt: Options{
+		Root:       func(context.Context) (*signer.Root, error) { return nil, errors.New("no answer") },
+		Controller: informant{issuers: []protocol.IssuerInfo{honest}},
+	}}
+	if info, err := lost.info(t.Context()); err == nil {
+		t.Errorf("without a trust root: %+v", info)
+	}
+}
+
+func rootOf(r signer.Root) func(context.Context) (*signer.Root, error) {
+	return func(context.Context) (*signer.Root, error) { return &r, nil }
 }
 
 // TestAudienceEndsNowhereEarly: a script writes it into an address.

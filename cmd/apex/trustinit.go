@@ -26,7 +26,8 @@ func newTrustInit(s cli.Streams) *cobra.Command {
 		Short: "Write version 1 of the trust root, unsigned",
 		Long: `Init writes trust/root.yaml and the unsigned trust/roots/1.json for the network in DIR (default: this folder). The
 root keys become maintainers of every path and may apply; edit trust/root.yaml afterwards and use "apex trust rotate"
-for finer rules. With a witness, a manifest needs the controller's signature and the witness's.`,
+for finer rules. With a witness, a manifest needs the controller's signature and the witness's. The issuers that the network
+has are listed too: hosts then get tokens of no others, whatever a controller says.`,
 		Example: "  apex trust init --root alice=$HOME/.ssh/id_ed25519.pub --controller main=$(apex-controller keygen manifest.key)\n" +
 			"  apex trust init --root alice=$HOME/.ssh/id_ed25519.pub --controller main=$(apex-controller keygen manifest.key) \\\n" +
 			"    --enrolment enrolment=$(apex-controller keygen enrolment.key)",
@@ -48,13 +49,17 @@ func trustInit(s cli.Streams, dir string, f trustFlags) error {
 	if err != nil {
 		return err
 	}
-	network, err := networkName(files)
+	repo, err := loadNetwork(files)
 	if err != nil {
 		return err
 	}
+	network := repo.Network.Value.Metadata.Name
 	doc, err := f.document(network)
 	if err != nil {
 		return cli.WithCode(cli.Invalid, err)
+	}
+	for _, i := range repo.Network.Value.Spec.Issuers {
+		doc.Spec.Issuers = append(doc.Spec.Issuers, spec.TrustedIssuer{URL: i.URL, Audience: i.Audience, ClientID: i.ClientID})
 	}
 	root, err := trustdir.RootFromSpec(doc.Spec, network)
 	if err != nil {
@@ -151,12 +156,21 @@ func named(flag, v string) (name, value string, err error) {
 
 // networkName is the name in the Network document.
 func networkName(files []spec.File) (string, error) {
+	repo, err := loadNetwork(files)
+	if err != nil {
+		return "", err
+	}
+	return repo.Network.Value.Metadata.Name, nil
+}
+
+// loadNetwork loads the files, among which there must be a Network document that can be read. Others may be wrong.
+func loadNetwork(files []spec.File) (*spec.Repository, error) {
 	repo, found := spec.Load(files)
 	if repo != nil && repo.Network != nil {
-		return repo.Network.Value.Metadata.Name, nil
+		return repo, nil
 	}
 	if err := found.Err(); err != nil {
-		return "", cli.WithCode(cli.Invalid, err)
+		return nil, cli.WithCode(cli.Invalid, err)
 	}
-	return "", cli.WithCode(cli.Invalid, fmt.Errorf("no Network document here; run apex init first, or name the clone's folder"))
+	return nil, cli.WithCode(cli.Invalid, fmt.Errorf("no Network document here; run apex init first, or name the clone's folder"))
 }

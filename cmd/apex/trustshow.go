@@ -97,6 +97,9 @@ func (v trustView) text(s cli.Streams) error {
 		for _, i := range v.Root.WitnessIdentities {
 			fmt.Fprintf(w, "witness %s\ttokens of %s where %s, signed by %s\n", i.Name, i.Issuer, rulesText(i.Match), issuerKeyNames(i.Keys))
 		}
+		for _, i := range v.Root.Issuers {
+			fmt.Fprintf(w, "issuer\t%s for %s\n", i.URL, i.Audience)
+		}
 		for _, m := range v.Root.Maintainers {
 			fmt.Fprintf(w, "maintainer %s\t%s may change %s\n", m.Name, strings.Join(m.Keys, ", "), strings.Join(m.Paths, ", "))
 		}

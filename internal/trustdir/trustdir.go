@@ -213,6 +213,11 @@ func RootFromSpec(ts spec.TrustRootSpec, network string) (*signer.Root, error) {
 			Name: w.Name, Issuer: w.Issuer, Match: match(w.Match), Keys: w.Keys,
 		})
 	}
+	for _, i := range ts.Issuers {
+		root.Issuers = append(root.Issuers, signer.TrustedIssuer{
+			URL: i.URL, Audience: spec.TokenAudience(i.Audience, i.ClientID), ClientID: i.ClientID,
+		})
+	}
 	canonical, err := root.Canonical()
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", RootPath, err)

@@ -106,6 +106,7 @@ const (
 	BadRevocation     = "APX2008"
 	ApprovalUnused    = "APX2009"
 	NoEnrolmentKey    = "APX2010"
+	IssuerUngranted   = "APX2011"
 )
 
 // Entry explains one code.

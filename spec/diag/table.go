@@ -105,5 +105,6 @@ func Table() []Entry {
 		{BadRevocation, "revocation that ends nothing", "An entry of spec.revoked names a binding by its digest (64 hex digits), a user or subject together with its issuer, or a node together with its zone. What is set must all hold."},
 		{ApprovalUnused, "approval that nothing asks for", "No member rule of the zone says `approval: review`, or the approval stands twice. Remove it."},
 		{NoEnrolmentKey, "no enrolment key", "The trust root names no enrolment key, so that no binding counts and nobody can enrol. Add one with `apex trust rotate`."},
+		{IssuerUngranted, "issuer not granted by the trust root", "Where spec.issuers of the TrustRoot lists issuers, the Network may hold no others, with url, audience and clientID as they stand there: hosts get and hand over tokens of these alone, so that neither a stolen controller nor a maintainer can send people to sign in somewhere else."},
 	}
 }

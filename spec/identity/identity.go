@@ -151,13 +151,7 @@ func IssuerNamed(repo *spec.Repository, name string) *spec.Issuer {
 
 // Audience is what `aud` must contain for an issuer: its audience, else its clientID, else "apex".
 func Audience(i *spec.Issuer) string {
-	switch {
-	case i.Audience != "":
-		return i.Audience
-	case i.ClientID != "":
-		return i.ClientID
-	}
-	return spec.DefaultIssuerAudience
+	return spec.TokenAudience(i.Audience, i.ClientID)
 }
 
 // Leeway is how far the issuer's clock may be off.
