@@ -281,6 +281,35 @@ func TestARenewedTokenFileEndsTheWait(t *testing.T) {
 	w.awaitStage(control.Bound)
 }
 
+// TestATokenThatIsNotRenewed: a binding of an hour asks for the next after forty minutes, when the token file of a pod still holds
+// the token of the first. The agent waits for the next one quietly, asks seldom, and complains when the end is near.
+func TestATokenThatIsNotRenewed(t *testing.T) {
+	t.Parallel()
+	w := tokenWorld(t)
+	inner := w.edit
+	w.edit = func(o *Options) { inner(o); o.Times.EnrolMax = 2 * time.Minute }
+	w.controller.Enrolment.Play(func(s *agenttest.Script) { s.Once = true })
+	w.joined()
+	first := w.member().Binding
+	w.clock.Advance(45 * time.Minute)
+	agenttest.Await(t, "asked for the next", func() bool { return w.controller.Requests("enrol") == 2 })
+	agenttest.Await(t, "waits", func() bool { return w.member().Next.After(w.clock.Now()) })
+	if got := w.member(); got.Stage != control.Renewing || got.Reason != "" {
+		t.Errorf("it is %s: %s", got.Stage, got.Message)
+	}
+	w.clock.Advance(3 * time.Minute) // four fifths
+	agenttest.Await(t, "asked again", func() bool { return w.controller.Requests("enrol") == 3 })
+	w.write(filepath.Join(w.dir, "token"), "x.fresh.y")
+	agenttest.Await(t, "renewed", func() bool { return w.member().Binding.Expires > first.Expires })
+	if n := w.controller.Requests("enrol"); n != 4 {
+		t.Errorf("%d requests for two bindings", n)
+	}
+
+	w.clock.Advance(56 * time.Minute)
+	w.awaitCondition(status.EnrolmentExpiring, true, "")
+	w.awaitCondition(status.EnrolmentFailing, true, enrol.ReasonTokenUsed)
+}
+
 func TestAPersonJoins(t *testing.T) {
 	t.Parallel()
 	w := joining(t, JoinConfig{})

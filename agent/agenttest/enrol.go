@@ -27,6 +27,7 @@ type Enrolment struct {
 	bindings map[string]binding.Binding // by node
 	rotated  map[peermap.Key]bool       // identity keys that were replaced
 	requests []protocol.EnrolRequest
+	answers  map[string]protocol.EnrolResult // by node and token
 	left     []string
 }
 
@@ -44,6 +45,8 @@ type Script struct {
 	Issuers []protocol.IssuerInfo
 	// ClockShift is how far the service's clock is ahead.
 	ClockShift time.Duration
+	// Once lets each token give one binding: used again by the same node it gives the same, as with the real service.
+	Once bool
 	// Edit changes a binding before it is signed, Signer replaces the enrolment key: what a stolen controller could do.
 	Edit   func(*binding.Binding)
 	Signer *signer.PrivateKey
@@ -52,7 +55,7 @@ type Script struct {
 func newEnrolment(c *Controller) *Enrolment {
 	key, err := ecdh.X25519().NewPrivateKey(seed("challenge"))
 	check(c.t, err)
-	return &Enrolment{c: c, key: key, bindings: map[string]binding.Binding{}, rotated: map[peermap.Key]bool{}}
+	return &Enrolment{c: c, key: key, bindings: map[string]binding.Binding{}, rotated: map[peermap.Key]bool{}, answers: map[string]protocol.EnrolResult{}}
 }
 
 // Play changes the script.
@@ -161,12 +164,20 @@ func (e *Enrolment) enrol(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
+	e.mu.Lock()
+	answer, used := e.answers[req.Node+" "+req.Token]
+	used = used && script.Once && e.bindings[req.Node].Expires > now.Unix()
+	e.mu.Unlock()
+	if used {
+		e.send(w, http.StatusOK, answer)
+		return
+	}
 	if script.Review {
 		id := peermap.DigestOf(slices.Concat([]byte(req.Zone+req.Node), req.PublicKey[:], req.IdentityKey[:])).String()[:16]
 		e.send(w, http.StatusAccepted, protocol.EnrolResult{Waiting: id, RenewAfter: now.Unix()})
 		return
 	}
-	e.bind(w, script, now, binding.Binding{
+	e.bind(w, script, now, req.Token, binding.Binding{
 		Network: req.Network, Zone: req.Zone, Node: req.Node, PublicKey: req.PublicKey, IdentityKey: req.IdentityKey,
 		Routes: req.Routes, Relay: req.Relay,
 		Identity: binding.Identity{
@@ -206,7 +217,7 @@ func (e *Enrolment) rotate(w http.ResponseWriter, r *http.Request) {
 	e.rotated[held.IdentityKey] = true
 	e.mu.Unlock()
 	held.PublicKey, held.IdentityKey = req.PublicKey, req.IdentityKey
-	e.bind(w, script, now, held)
+	e.bind(w, script, now, "", held)
 }
 
 func (e *Enrolment) leave(w http.ResponseWriter, r *http.Request) {
@@ -236,8 +247,8 @@ func proof(r *http.Request, raw string, key peermap.Key, node string, body []byt
 	return token.Verify(key, r.Method, r.URL.EscapedPath(), []string{r.Host}, body, now)
 }
 
-// bind completes, signs, remembers and sends a binding.
-func (e *Enrolment) bind(w http.ResponseWriter, script Script, now time.Time, b binding.Binding) {
+// bind completes, signs, remembers and sends a binding, which a token gave or (empty) a rotation.
+func (e *Enrolment) bind(w http.ResponseWriter, script Script, now time.Time, token string, b binding.Binding) {
 	life := script.Life
 	if life == 0 {
 		life = time.Hour
@@ -260,12 +271,13 @@ func (e *Enrolment) bind(w http.ResponseWriter, script Script, now time.Time, b 
 	if script.Signer != nil {
 		key = *script.Signer
 	}
-	e.mu.Lock()
-	e.bindings[b.Node] = b
-	e.mu.Unlock()
-	e.send(w, http.StatusOK, protocol.EnrolResult{
+	answer := protocol.EnrolResult{
 		Binding: Sign(e.c.t, binding.Type, payload, key), RenewAfter: b.Issued + int64(life/time.Second)*2/3,
-	})
+	}
+	e.mu.Lock()
+	e.bindings[b.Node], e.answers[b.Node+" "+token] = b, answer
+	e.mu.Unlock()
+	e.send(w, http.StatusOK, answer)
 }
 
 func (e *Enrolment) send(w http.ResponseWriter, status int, message any) {

@@ -61,9 +61,9 @@ type Ask struct {
 	Relay  bool           `json:"relay"`
 }
 
-// Expect is what the configuration says of the issuer. How to join is the controller's word alone, so that a stolen one could
-// name another provider, which then gets secrets, or another client or audience, whose tokens are worth something elsewhere.
-// Empty fields expect nothing.
+// Expect is what the configuration says of the issuer. Unless the trust root lists issuers, how to join is the controller's word
+// alone, so that a stolen one could name another provider, which then gets secrets, or another client or audience, whose tokens
+// are worth something elsewhere. Empty fields expect nothing.
 type Expect struct{ URL, Audience, ClientID string }
 
 // Options of a Member. Source may be nil: then only a person can enrol the host.
@@ -78,7 +78,7 @@ type Options struct {
 	Source     token.Source
 	Controller Controller
 	Keys       *keys.Ring
-	// Root gives the newest trust root that can be had: it is asked before a binding is checked.
+	// Root gives the newest trust root that can be had: it is asked before an issuer is believed or a binding is checked.
 	Root    func(ctx context.Context) (*signer.Root, error)
 	Records Records
 	OIDC    *oidcclient.Client
@@ -186,6 +186,7 @@ func (m *Member) sleep(ctx context.Context, action action, at time.Time) bool {
 // renewedToken is called when the token file has other content: whatever was wrong with the old token may be over.
 func (m *Member) renewedToken() {
 	m.mu.Lock()
+	m.state.tokens++
 	m.state.retry.reset()
 	m.state.hold = time.Time{}
 	m.mu.Unlock()

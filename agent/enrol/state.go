@@ -51,7 +51,8 @@ type state struct {
 	hold     time.Time
 	retry    retry
 	disowned bool
-	busy     bool // an exchange is under way
+	tokens   uint64 // how often the token's file was seen to be another
+	busy     bool   // an exchange is under way
 	// reason and message of the last failure.
 	reason, message    string
 	attempts, failures uint64
@@ -109,6 +110,11 @@ func (s *state) expiring(now time.Time, automatic bool) bool {
 	}
 	life := time.Duration(s.binding.Expires-s.binding.Issued) * time.Second
 	return time.Unix(s.binding.Expires, 0).Sub(now) <= min(life/3, longestWarning)
+}
+
+// late says whether the last tenth of the binding's life has begun.
+func (s *state) late(now time.Time) bool {
+	return 10*(s.binding.Expires-now.Unix()) < s.binding.Expires-s.binding.Issued
 }
 
 func (s *state) stage(now time.Time, automatic bool) control.Stage {
@@ -213,6 +219,7 @@ const (
 	ReasonRefused     = "Refused"             // the controller's words say why
 	ReasonToken       = "TokenRefused"        // another token may do
 	ReasonNoToken     = "NoToken"             // the source gave none
+	ReasonTokenUsed   = "TokenUsed"           // the source has nothing newer
 	ReasonSignIn      = "SignInNeeded"        // only a person can go on
 	ReasonUnreachable = "Unreachable"         // no controller answers
 	ReasonLimited     = "RateLimited"         // later

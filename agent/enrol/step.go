@@ -1,6 +1,7 @@
 package enrol
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -21,6 +22,8 @@ var (
 	ErrNoToken = errors.New("no token to enrol with")
 	// ErrIssuer: the network has no such issuer.
 	ErrIssuer = errors.New("no such issuer")
+	// ErrTokenUsed: the token gives no more than the binding that it was used for, which the host has.
+	ErrTokenUsed = errors.New("the token is the one that the binding was made with")
 	// ErrStatic: the zone knows this node from git; there is no binding to act on.
 	ErrStatic = errors.New("this host has no binding in the zone")
 )
@@ -34,7 +37,7 @@ type reasonRow struct {
 func reasons() []reasonRow {
 	return []reasonRow{
 		{token.ErrSpent, ReasonSignIn}, {ErrBinding, ReasonBinding}, {oidcclient.ErrUnavailable, ReasonProvider},
-		{ErrNoToken, ReasonNoToken}, {ErrAudience, ReasonToken}, {ErrIssuer, ReasonRefused},
+		{ErrNoToken, ReasonNoToken}, {ErrAudience, ReasonToken}, {ErrTokenUsed, ReasonTokenUsed}, {ErrIssuer, ReasonRefused},
 		{fetch.ErrUnreachable, ReasonUnreachable}, {fetch.ErrSlow, ReasonUnreachable},
 	}
 }
@@ -59,35 +62,58 @@ func (m *Member) act(ctx context.Context, action action) {
 
 // attempt counts one attempt, notes how it ended, and says when the next may begin. step is held.
 func (m *Member) attempt(ctx context.Context, do func(context.Context) error) error {
-	m.change(func(s *state) { s.attempts++; s.busy = true })
+	var before uint64
+	m.change(func(s *state) { s.attempts++; s.busy = true; before = s.tokens })
 	err := do(ctx)
 	if err != nil && ctx.Err() != nil {
 		m.change(func(s *state) { s.busy = false })
 		return err
 	}
+	quiet := errors.Is(err, ErrTokenUsed) && m.mayCome()
 	m.change(func(s *state) {
 		s.busy = false
-		if err == nil {
+		if err == nil || quiet {
 			s.reason, s.message, s.hold = "", "", time.Time{}
 			s.retry.reset()
-			return
+		} else {
+			s.failures++
+			s.reason, s.message = reasonOf(err), err.Error()
 		}
-		s.failures++
-		s.reason, s.message = reasonOf(err), err.Error()
-		pause := s.retry.next(m.opt.Times)
-		var problem *protocol.Problem
-		switch {
-		case errors.As(err, &problem) && problem.RetryAfter > 0:
-			pause = max(pause, min(time.Duration(problem.RetryAfter)*time.Second, m.opt.Times.RetryMax))
-		case s.reason == ReasonRefused || s.reason == ReasonSignIn:
-			pause = max(pause, m.opt.Times.RetryMax/2) // the same question has the same answer for a while
+		if err != nil && s.tokens == before { // one that was renewed meanwhile is not kept waiting for the old one
+			s.hold = m.opt.Now().Add(m.pause(s, err))
 		}
-		s.hold = m.opt.Now().Add(pause)
 	})
-	if err != nil {
+	switch {
+	case quiet:
+		m.opt.Logger.Info("not renewed yet: waiting for a new token", "error", err)
+	case err != nil:
 		m.opt.Logger.Warn("enrolment failed", "error", err)
 	}
 	return err
+}
+
+// pause is how long nothing is asked after an error.
+func (m *Member) pause(s *state, err error) time.Duration {
+	pause := s.retry.next(m.opt.Times)
+	var problem *protocol.Problem
+	switch {
+	case errors.As(err, &problem) && problem.RetryAfter > 0:
+		return max(pause, min(time.Duration(problem.RetryAfter)*time.Second, m.opt.Times.RetryMax))
+	case errors.Is(err, ErrTokenUsed):
+		return m.opt.Times.RetryMax // whoever renews the token is in no hurry
+	case s.reason == ReasonRefused || s.reason == ReasonSignIn:
+		return max(pause, m.opt.Times.RetryMax/2) // the same question has the same answer for a while
+	}
+	return pause
+}
+
+// mayCome says whether there is time enough for whoever renews the token to do so: Kubernetes, for one, renews it at four
+// fifths of its life, which is later than a binding of the same life asks for the next. Whether the token has run out the
+// controller says.
+func (m *Member) mayCome() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.state.binding != nil && !m.state.late(m.opt.Now())
 }
 
 // change edits what is in memory and tells of it.
@@ -270,6 +296,12 @@ func (m *Member) take(ctx context.Context, result protocol.EnrolResult, pair key
 		return m.keep(func(s *state) {
 			s.record.Waiting, s.record.Ask, s.record.RenewAt, s.record.Left, s.token = cut(result.Waiting), ask, at, false, raw
 		})
+	}
+	m.mu.Lock()
+	held := bytes.Equal(result.Binding, m.state.record.Binding) && now.Unix() >= m.state.record.RenewAt
+	m.mu.Unlock()
+	if held {
+		return fmt.Errorf("%w: the next one needs a new token", ErrTokenUsed)
 	}
 	root, err := m.opt.Root(ctx)
 	if err != nil {
