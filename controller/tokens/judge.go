@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math"
 	"slices"
@@ -49,12 +50,14 @@ func parse(raw string) (draft, error) {
 	if len(parts) != 3 {
 		return draft{}, refuse(ErrMalformed, "", "want three segments with dots between them")
 	}
-	head, err := base64.RawURLEncoding.DecodeString(parts[0])
-	if err != nil {
-		return draft{}, refuse(ErrMalformed, "", "the header is not base64url")
+	for i, part := range parts {
+		if !canonical(part) {
+			return draft{}, refuse(ErrMalformed, "", "the %s is not base64url in its one spelling", [...]string{"header", "payload", "signature"}[i])
+		}
 	}
+	head, err := base64.RawURLEncoding.DecodeString(parts[0])
 	var h header
-	if err := json.Unmarshal(head, &h); err != nil {
+	if err := errors.Join(err, json.Unmarshal(head, &h)); err != nil {
 		return draft{}, refuse(ErrMalformed, "", "the header is not JSON")
 	}
 	switch {
@@ -70,6 +73,14 @@ func parse(raw string) (draft, error) {
 		return draft{}, refuse(ErrMalformed, "", "it is no signed token")
 	}
 	return draft{jws: jws, signed: parts[0] + "." + parts[1], payload: jws.UnsafePayloadWithoutVerification()}, nil
+}
+
+// canonical reports base64url without padding as RFC 7515 has it, in the one spelling of what it says. The decoder skips
+// line breaks and overlooks the last bits, and the signature holds for what is decoded: of a token with several spellings
+// each would be another one, to be used once.
+func canonical(segment string) bool {
+	data, err := base64.RawURLEncoding.DecodeString(segment)
+	return err == nil && base64.RawURLEncoding.EncodeToString(data) == segment
 }
 
 // judge holds the claims of a token against the demand, at the instant now. It needs no key: before a key is fetched it

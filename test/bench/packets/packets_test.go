@@ -42,7 +42,8 @@ type scene struct {
 	hosts  []*fleet.Node
 }
 
-func newScene(b *testing.B) *scene {
+// newScene makes the network, in which everybody may reach what to selects, at a port of either protocol.
+func newScene(b *testing.B, to string) *scene {
 	b.Helper()
 	labtest.NeedTunnel(b)
 	ctx, cancel := context.WithTimeout(b.Context(), 5*time.Minute)
@@ -51,9 +52,9 @@ func newScene(b *testing.B) *scene {
 		Controller: labtest.Build(b, "../../../cmd/apex-controller"), Agent: labtest.Build(b, "../../../cmd/apex-agent"),
 	}}, map[string]string{
 		"zone.yaml": "apiVersion: apex/v1alpha1\nkind: Zone\nmetadata: {name: " + zone + "}\nspec:\n  ranges: [10.1.0.0/16]\n" +
-			"  dynamic: [10.1.128.0/17]\n  members:\n    - {name: jobs, issuer: forge, match: {repository: acme/network}, maxNodes: 100}\n",
+			"  dynamic: [10.1.128.0/17]\n  members:\n    - {name: jobs, issuer: forge, match: {repository: acme/network}, maxNodes: 1000}\n",
 		"policy.yaml": fmt.Sprintf("apiVersion: apex/v1alpha1\nkind: Policy\nmetadata: {name: all, zone: %s}\nspec:\n  allow:\n"+
-			"    - {from: [{any: true}], to: [{node: server}], ports: [tcp/%d]}\n", zone, port),
+			"    - {from: [{any: true}], to: [%s], ports: [tcp/%d, udp/%d]}\n", zone, to, port, port),
 	})
 	s := &scene{Fleet: f, b: b, ctx: ctx}
 	s.check(err)
@@ -121,7 +122,7 @@ func (s *scene) probe(ctx context.Context, n *fleet.Node, timeout time.Duration)
 // to the first answer of the server.
 func BenchmarkJoin(b *testing.B) {
 	for b.Loop() {
-		s := newScene(b)
+		s := newScene(b, "{node: server}")
 		var single []time.Duration
 		for range joiners {
 			took, err := s.join(s.add())
@@ -152,7 +153,7 @@ func BenchmarkJoin(b *testing.B) {
 // last packet that the server answered, and until the server's agent says that the peer is gone.
 func BenchmarkRevoke(b *testing.B) {
 	for b.Loop() {
-		s := newScene(b)
+		s := newScene(b, "{node: server}")
 		for range joiners {
 			_, err := s.join(s.add())
 			s.check(err)

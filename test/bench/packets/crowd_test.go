@@ -1,0 +1,240 @@
+//go:build linux
+
+package packets
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/apex-network/apex/internal/fleet"
+	"github.com/apex-network/apex/internal/lab"
+	"github.com/apex-network/apex/spec"
+)
+
+const (
+	crowd    = 200 // agents online besides the revoked
+	victims  = 5   // revoked one after the other
+	starters = 4   // agents that start at a time, on two cores
+	// round is how often a victim sends to everybody: what the figures are good to.
+	round = 25 * time.Millisecond
+	// silence is how long nothing may have come back before a host counts as shut. Answers take milliseconds.
+	silence = 2 * time.Second
+)
+
+// BenchmarkRevokeCrowd has 200 agents online, everybody a peer of everybody, and merges revocations of members that send
+// to all of them: from the call of `apply` with the commit to the last packet that each host answered. A victim is kept
+// from the controller, as a stolen machine would see to itself: what is measured is that its peers shut it out, and not
+// that it leaves.
+func BenchmarkRevokeCrowd(b *testing.B) {
+	for b.Loop() {
+		s := newScene(b, "{any: true}")
+		s.startAll(crowd + victims - 1) // the server is one of the crowd
+		targets := map[netip.Addr]string{netip.MustParseAddr(server): "server"}
+		for _, n := range s.hosts[victims:] {
+			addr, err := n.Address(s.ctx, zone)
+			s.check(err)
+			targets[addr] = n.Spec.Name
+		}
+		var all, last []time.Duration
+		for _, victim := range s.hosts[:victims] {
+			took := s.shutOut(victim, targets)
+			all, last = append(all, took...), append(last, slices.Max(took))
+		}
+		report(b, "packet", all)
+		report(b, "lastpacket", last)
+	}
+	b.ReportMetric(0, "ns/op")
+}
+
+// startAll adds members, and waits until each of them has all others as peers.
+func (s *scene) startAll(members int) {
+	s.b.Helper()
+	for range members {
+		_, err := s.add().Host.Echo(s.ctx, port)
+		s.check(err)
+	}
+	next := make(chan *fleet.Node)
+	errs := make([]error, starters)
+	var all sync.WaitGroup
+	for i := range starters {
+		all.Go(func() {
+			for n := range next {
+				errs[i] = errors.Join(errs[i], n.Start(s.ctx, "--wireguard", "userspace"))
+			}
+		})
+	}
+	for _, n := range s.hosts {
+		next <- n
+	}
+	close(next)
+	all.Wait()
+	s.check(errors.Join(errs...))
+	for _, n := range append([]*fleet.Node{s.server}, s.hosts...) {
+		s.check(n.Agent.Await(s.ctx, n.Spec.Name+" has everybody as a peer", func(ctx context.Context) error {
+			z, err := n.Zone(ctx, zone)
+			if err == nil && len(z.Peers) != members {
+				err = fmt.Errorf("it has %d peers: %v", len(z.Peers), z.Conditions)
+			}
+			return err
+		}))
+	}
+}
+
+// shutOut revokes a member that has sessions with all targets, and gives for each the time until its last answer.
+func (s *scene) shutOut(victim *fleet.Node, targets map[netip.Addr]string) []time.Duration {
+	s.b.Helper()
+	s.check(s.hide(victim))
+	flood, err := newFlood(s.ctx, victim.Host, targets)
+	s.check(err)
+	defer flood.close()
+	s.check(lab.Await(s.ctx, victim.Spec.Name+" reaches everybody", func(context.Context) error {
+		return flood.unanswered(time.Time{})
+	}))
+	s.check(s.EditNetwork(func(doc *spec.NetworkSpec) {
+		doc.Revoked = append(doc.Revoked, spec.Revocation{Zone: zone, Node: victim.Spec.Name})
+	}))
+	commit, err := s.Merge("Revoke " + victim.Spec.Name)
+	s.check(err)
+	began := time.Now()
+	s.check(flood.unanswered(began.Add(-silence))) // until now nobody had shut it out
+	_, err = s.admin.Apply(s.ctx, commit)
+	s.check(err)
+	s.check(lab.Await(s.ctx, "nobody answers "+victim.Spec.Name, func(context.Context) error {
+		if at := flood.latest(); time.Since(at) < silence {
+			return fmt.Errorf("the last answer came to what was sent %s after the merge", at.Sub(began))
+		}
+		return nil
+	}))
+	return flood.since(began)
+}
+
+// hide cuts a host off the controller in both directions.
+func (s *scene) hide(n *fleet.Node) error {
+	controller := s.Controller.Host.Interfaces()[0].Addr4()
+	for _, rule := range [][]string{
+		{"add", "table", "inet", "thief"},
+		{"add", "chain", "inet", "thief", "in", "{ type filter hook input priority 0; }"},
+		{"add", "chain", "inet", "thief", "out", "{ type filter hook output priority 0; }"},
+		{"add", "rule", "inet", "thief", "in", "ip", "saddr", controller.String(), "drop"},
+		{"add", "rule", "inet", "thief", "out", "ip", "daddr", controller.String(), "drop"},
+	} {
+		if _, err := n.Host.Run(s.ctx, append([]string{"nft"}, rule...)...); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// flood sends a numbered datagram to each target every round, and remembers the last one that each answered.
+type flood struct {
+	conn    net.PacketConn
+	targets map[netip.Addr]string
+	began   time.Time
+	ended   chan struct{}
+	running sync.WaitGroup
+
+	mu       sync.Mutex
+	sent     []time.Time // of each round
+	answered map[netip.Addr]time.Time
+}
+
+func newFlood(ctx context.Context, from *lab.Host, targets map[netip.Addr]string) (*flood, error) {
+	conn, err := from.ListenPacket(ctx, "udp4", "0.0.0.0:0")
+	if err != nil {
+		return nil, err
+	}
+	f := &flood{conn: conn, targets: targets, ended: make(chan struct{}), answered: map[netip.Addr]time.Time{}}
+	f.running.Go(f.send)
+	f.running.Go(f.receive)
+	return f, nil
+}
+
+func (f *flood) send() {
+	ticker := time.NewTicker(round)
+	defer ticker.Stop()
+	for {
+		f.mu.Lock()
+		number := len(f.sent)
+		f.sent = append(f.sent, time.Now())
+		f.mu.Unlock()
+		packet := binary.BigEndian.AppendUint32(nil, uint32(number))
+		for addr := range f.targets {
+			// What does not leave is not answered either, and counts as that.
+			_, _ = f.conn.WriteTo(packet, net.UDPAddrFromAddrPort(netip.AddrPortFrom(addr, port)))
+		}
+		select {
+		case <-ticker.C:
+		case <-f.ended:
+			return
+		}
+	}
+}
+
+func (f *flood) receive() {
+	packet := make([]byte, 64)
+	for {
+		n, from, err := f.conn.ReadFrom(packet)
+		if errors.Is(err, net.ErrClosed) || errors.Is(err, os.ErrClosed) {
+			return
+		}
+		if err != nil || n != 4 {
+			continue // a refusal of somebody
+		}
+		addr := from.(*net.UDPAddr).AddrPort().Addr().Unmap()
+		number := int(binary.BigEndian.Uint32(packet))
+		f.mu.Lock()
+		if number < len(f.sent) && f.sent[number].After(f.answered[addr]) {
+			f.answered[addr] = f.sent[number]
+		}
+		f.mu.Unlock()
+	}
+}
+
+// unanswered is an error if a target has answered nothing that was sent after an instant.
+func (f *flood) unanswered(after time.Time) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for addr, name := range f.targets {
+		if !f.answered[addr].After(after) {
+			return fmt.Errorf("%s at %s has answered nothing since", name, addr)
+		}
+	}
+	return nil
+}
+
+// latest is when the last packet that was answered by anybody was sent.
+func (f *flood) latest() (at time.Time) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, t := range f.answered {
+		if t.After(at) {
+			at = t
+		}
+	}
+	return at
+}
+
+// since gives for each target how long after an instant its last answered packet was sent; 0 if none was.
+func (f *flood) since(began time.Time) (took []time.Duration) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for addr := range f.targets {
+		took = append(took, max(0, f.answered[addr].Sub(began)))
+	}
+	return took
+}
+
+func (f *flood) close() {
+	close(f.ended)
+	_ = f.conn.Close()
+	f.running.Wait()
+}
