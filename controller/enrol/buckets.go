@@ -25,7 +25,7 @@ const (
 
 // Buckets are the places in the store that a Service works with. Networks and replicas share them.
 type Buckets struct {
-	Bindings, Addresses, Tokens, Waiting, Presence store.Bucket
+	Bindings, Addresses, Tokens, Waiting, Presence, Revoked store.Bucket
 }
 
 // OpenBuckets opens them.
@@ -45,6 +45,9 @@ func OpenBuckets(ctx context.Context, s store.Store) (b Buckets, err error) {
 		}},
 		{&b.Waiting, store.BucketConfig{
 			Name: "waiting", Description: "enrolments that wait for a maintainer, by network.zone.id", TTL: waitingLife, MaxValueBytes: maxRecordBytes,
+		}},
+		{&b.Revoked, store.BucketConfig{
+			Name: "revoked", Description: "bindings that git has ended, by network.zone.digest", MaxValueBytes: binding.MaxBytes,
 		}},
 		{&b.Presence, store.BucketConfig{
 			Name: "presence", Description: "connected ephemeral nodes, by network.zone.node.replica", TTL: presenceLife, MaxValueBytes: 64,

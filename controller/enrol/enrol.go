@@ -127,7 +127,7 @@ func (s *Service) again(ctx context.Context, a *attempt) (result protocol.EnrolR
 	if err != nil || use == nil || !use.by(a.req) {
 		return result, false, err // another token; if it was used by somebody else, that shows when it is claimed
 	}
-	if held != nil && !a.ended(held) {
+	if held != nil && !s.ended(a, held) {
 		return resultOf(held.Signed), true, nil
 	}
 	if waiting != nil {
@@ -144,7 +144,7 @@ func (s *Service) identify(ctx context.Context, a *attempt) error {
 		return refused("the network has no issuer %q: `apex login` lists those it has", a.req.Issuer)
 	}
 	a.issuer = issuer
-	if h := s.bindings.get(a.key); h != nil && !a.ended(h) {
+	if h := s.bindings.get(a.key); h != nil && !s.ended(a, h) {
 		a.held = h
 		a.renewal = h.holds(a.req.PublicKey, a.req.IdentityKey)
 	}
@@ -211,28 +211,17 @@ func (s *Service) admit(a *attempt) error {
 		return s.notAdmitted(a, err)
 	}
 	a.grant = grant
-	made := binding.Binding{Zone: a.req.Zone, Node: a.req.Node, Identity: a.identity, Issued: a.now.Unix()}
-	if entry, pos := identity.FindRevocation(a.pub.Repo, &made, peermap.Digest{}); entry != nil {
-		return refused("%s:%s may not enrol node %s in zone %s: revoked (%s) %s", a.identity.Issuer,
-			a.identity.Subject, a.req.Node, a.req.Zone, pos, entry.Reason)
-	}
-	if h := s.bindings.get(a.key); h != nil &&
-		(h.Binding.PublicKey == a.req.PublicKey || h.Binding.IdentityKey == a.req.IdentityKey) {
-		// A stolen machine has its keys, and often a refresh token whose nonce is for them: an entry that names the machine means
-		// both, also with a `before`.
-		if entry, pos := identity.FindRevocation(a.pub.Repo, &h.Binding, h.Digest); entry != nil &&
-			(entry.Binding != "" || entry.Node != "") {
-			return refused("node %s of zone %s may not enrol again with these keys: its binding is revoked (%s) %s: make new keys",
-				a.req.Node, a.req.Zone, pos, entry.Reason)
-		}
+	if err := s.notRevoked(a); err != nil {
+		return err
 	}
 	return a.checkAsked()
 }
 
-// ended reports that a binding counts for nothing any more: it has expired, or git revokes it. It can be replaced, not
-// renewed: what is revoked must not live on under another digest or a later instant.
-func (a *attempt) ended(h *held) bool {
-	if h.expired(a.now) {
+// ended reports that a binding counts for nothing any more: it has expired, git revokes it, or no key signed it that the
+// trust root has. It can be replaced, not renewed or rotated: what is revoked must not live on under another digest or a later
+// instant, and what nobody signed must not be signed for what it says.
+func (s *Service) ended(a *attempt, h *held) bool {
+	if h.expired(a.now) || !s.bindings.accepts(h, a.pub.Root) {
 		return true
 	}
 	entry, _ := identity.FindRevocation(a.pub.Repo, &h.Binding, h.Digest)
@@ -310,7 +299,7 @@ func (s *Service) checkConflicts(ctx context.Context, a *attempt) error {
 		a.held = h
 		same := sameIdentity(h.Binding.Identity, a.identity)
 		switch {
-		case a.ended(h):
+		case s.ended(a, h):
 		case !same:
 			return taken("node %s of zone %s is held by another identity until %s: choose another name",
 				a.req.Node, a.req.Zone, time.Unix(h.Binding.Expires, 0).UTC().Format(time.RFC3339))
@@ -347,7 +336,7 @@ func (s *Service) checkKeys(a *attempt) error {
 		if !ok || holder == a.key {
 			continue
 		}
-		if h := s.bindings.get(holder); h != nil && !a.ended(h) {
+		if h := s.bindings.get(holder); h != nil && !s.ended(a, h) {
 			return taken("a key of node %s is a key of node %s already: make new keys, or let that node leave",
 				a.req.Node, holder.node)
 		}
@@ -369,7 +358,7 @@ func (s *Service) checkRoutes(a *attempt) error {
 			return h.Binding.Zone == a.req.Zone && h.Binding.Node != a.req.Node && slices.ContainsFunc(h.Binding.Routes, p.Overlaps)
 		}
 		for _, h := range s.bindings.where(carries) {
-			if !a.ended(h) {
+			if !s.ended(a, h) {
 				return taken("route %s was asked for, node %s carries an overlapping one already", p, h.Binding.Node)
 			}
 		}
@@ -381,7 +370,7 @@ func (s *Service) checkRoutes(a *attempt) error {
 func (s *Service) checkCount(a *attempt) error {
 	var names []string
 	for _, h := range s.bindings.of(a.req.Zone, a.identity) {
-		if h.Binding.Node != a.req.Node && !a.ended(h) {
+		if h.Binding.Node != a.req.Node && !s.ended(a, h) {
 			names = append(names, h.Binding.Node)
 		}
 	}

@@ -196,6 +196,9 @@ func (s *Service) store(ctx context.Context, pub *Published, old *held, b bindin
 		if revision, err = s.revisionOf(ctx, key, old); err != nil {
 			return nil, err
 		}
+		if err := s.noteIfRevoked(ctx, pub, old); err != nil {
+			return nil, err
+		}
 	}
 	revision, err = s.opts.Buckets.Bindings.Update(ctx, s.bindingKey(key), data, revision)
 	if errors.Is(err, store.ErrConflict) {

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/apex-network/apex/signer"
@@ -14,10 +15,19 @@ import (
 	"github.com/apex-network/apex/spec/peermap"
 )
 
-// held is a stored binding in memory; its evidence stays in the store. It is not changed.
+// held is a stored binding in memory; its evidence stays in the store. It is not changed, and nobody has judged it: whoever can
+// write to the store makes one. See registry.accepts.
 type held struct {
 	*binding.Signed
 	revision uint64 // 0: not known, the store says
+	// verdict is the last one on its signature.
+	verdict atomic.Pointer[verdict]
+}
+
+// verdict is whether the trust root of this digest (zero: none yet) lets a binding count.
+type verdict struct {
+	under  peermap.Digest
+	counts bool
 }
 
 func (h *held) expired(now time.Time) bool { return now.Unix() >= h.Binding.Expires }
@@ -251,7 +261,7 @@ func (r *registry) snapshot(root *signer.Root) ([]*binding.Signed, uint64) {
 	}
 	list := make([]*binding.Signed, 0, len(r.nodes))
 	take := func(key nodeKey) {
-		if h := r.nodes[key]; h != nil && r.counts(h.Envelope, root) {
+		if h := r.nodes[key]; h != nil && r.accepts(h, root) {
 			list = append(list, h.Signed)
 		}
 	}
@@ -275,6 +285,20 @@ func (r *registry) snapshot(root *signer.Root) ([]*binding.Signed, uint64) {
 	})
 	r.list, r.listAt, r.under, r.changed = list, r.version, under, map[nodeKey]bool{}
 	return list, r.version
+}
+
+// accepts says whether a binding counts under root. It looks at the signature once.
+func (r *registry) accepts(h *held, root *signer.Root) bool {
+	var under peermap.Digest
+	if root != nil {
+		under = root.Digest()
+	}
+	if v := h.verdict.Load(); v != nil && v.under == under {
+		return v.counts
+	}
+	v := &verdict{under, r.counts(h.Envelope, root)}
+	h.verdict.Store(v)
+	return v.counts
 }
 
 // counts says whether root accepts an envelope; without a root, whether a key of this controller signed it.

@@ -43,7 +43,7 @@ func (s *Service) Rotate(ctx context.Context, from netip.Addr, zone, node string
 	}
 	key := nodeKey{zone, node}
 	h := s.bindings.get(key)
-	if h == nil || h.expired(now) {
+	if h == nil || h.expired(now) || !s.bindings.accepts(h, pub.Root) {
 		return protocol.EnrolResult{}, unproven()
 	}
 	next, err := protocol.ParseToken(req.Proof)
@@ -86,7 +86,7 @@ func (s *Service) rotate(ctx context.Context, pub *Published, h *held, req proto
 			Network: s.opts.Network, Zone: h.Binding.Zone, Node: h.Binding.Node, PublicKey: req.PublicKey, IdentityKey: req.IdentityKey,
 			Routes: h.Binding.Routes, Relay: h.Binding.Relay,
 		}}
-	if a.ended(h) {
+	if s.ended(a, h) {
 		return protocol.EnrolResult{}, refused("node %s of zone %s is revoked", h.Binding.Node, h.Binding.Zone)
 	}
 	if err := s.admit(a); err != nil {

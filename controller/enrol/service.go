@@ -62,9 +62,12 @@ type Service struct {
 	bindings   *registry
 	waiting    *waitingList
 	present    *presence
+	revoked    *revokedBindings
 	identities keyed // serialises what one identity writes in one zone
 	verifying  crowd // by issuer
 	nudge      chan struct{}
+
+	noted string // the commit whose revocations are written down; Run's alone
 
 	mu    sync.Mutex
 	index *gitIndex // of the commit asked about last
@@ -98,7 +101,7 @@ func Open(ctx context.Context, o Options) (*Service, error) {
 	}
 	s := &Service{
 		opts: o, limits: newLimiter(o.Limits), bindings: newRegistry(o.Keys), waiting: newWaitingList(),
-		present: newPresence(), nudge: make(chan struct{}, 1),
+		present: newPresence(), revoked: newRevokedBindings(), nudge: make(chan struct{}, 1),
 	}
 	for _, k := range o.Keys {
 		c, err := newChallenge(k)
@@ -118,6 +121,12 @@ func Open(ctx context.Context, o Options) (*Service, error) {
 		return nil
 	}); err != nil {
 		return nil, fmt.Errorf("enrolment: read what waits: %w", err)
+	}
+	if err := o.Buckets.Revoked.Each(ctx, o.Network, func(key string, value []byte) error {
+		s.takeRevoked(store.Change{Key: key, Value: value})
+		return nil
+	}); err != nil {
+		return nil, fmt.Errorf("enrolment: read what is revoked: %w", err)
 	}
 	return s, nil
 }

@@ -30,6 +30,7 @@ func (s *Service) Run(ctx context.Context) {
 	var parts sync.WaitGroup
 	parts.Go(func() { s.follow(ctx, s.opts.Buckets.Bindings, s.take) })
 	parts.Go(func() { s.follow(ctx, s.opts.Buckets.Waiting, s.takeWaiting) })
+	parts.Go(func() { s.follow(ctx, s.opts.Buckets.Revoked, s.takeRevoked) })
 	parts.Go(func() {
 		tick := time.NewTicker(min(tendInterval, max(s.opts.EphemeralGrace/4, 100*time.Millisecond)))
 		defer tick.Stop()
@@ -78,7 +79,7 @@ func (s *Service) tend(ctx context.Context) error {
 	if !s.opts.Leads() {
 		return err
 	}
-	return errors.Join(err, s.endExpired(ctx, now), s.endAbsent(ctx, now), s.letIn(ctx))
+	return errors.Join(err, s.noteRevoked(ctx), s.endExpired(ctx, now), s.endAbsent(ctx, now), s.letIn(ctx))
 }
 
 // endExpired removes bindings that ended long ago.
@@ -124,6 +125,9 @@ func (s *Service) letIn(ctx context.Context) error {
 func (s *Service) end(ctx context.Context, h *held, reason string) error {
 	key := nodeKey{h.Binding.Zone, h.Binding.Node}
 	revision, err := s.revisionOf(ctx, key, h)
+	if err == nil {
+		err = s.noteIfRevoked(ctx, s.opts.Published(), h)
+	}
 	if err == nil {
 		err = s.opts.Buckets.Bindings.Remove(ctx, s.bindingKey(key), revision)
 	}

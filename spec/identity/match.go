@@ -2,6 +2,7 @@ package identity
 
 import (
 	"fmt"
+	"iter"
 	"maps"
 	"net/netip"
 	"slices"
@@ -220,16 +221,25 @@ func ApprovedInGit(zone *spec.Zone, node string, public, identity spec.Key) bool
 // FindRevocation finds the entry of Network.spec.revoked that ends a binding, and where it stands; nil if none does. Digest
 // is that of the binding's payload; leave it zero for one that is yet to be made, to learn whether it would end at once.
 func FindRevocation(repo *spec.Repository, b *binding.Binding, digest peermap.Digest) (*spec.Revocation, diag.Position) {
-	if repo.Network == nil {
-		return nil, diag.Position{}
-	}
-	list := repo.Network.Value.Spec.Revoked
-	for i := range list {
-		if revokes(&list[i], b, digest) {
-			return &list[i], repo.Network.At(fmt.Sprintf("spec.revoked[%d]", i))
-		}
+	for entry, pos := range Revocations(repo, b, digest) {
+		return entry, pos
 	}
 	return nil, diag.Position{}
+}
+
+// Revocations gives all entries that FindRevocation gives the first of.
+func Revocations(repo *spec.Repository, b *binding.Binding, digest peermap.Digest) iter.Seq2[*spec.Revocation, diag.Position] {
+	return func(yield func(*spec.Revocation, diag.Position) bool) {
+		if repo.Network == nil {
+			return
+		}
+		list := repo.Network.Value.Spec.Revoked
+		for i := range list {
+			if revokes(&list[i], b, digest) && !yield(&list[i], repo.Network.At(fmt.Sprintf("spec.revoked[%d]", i))) {
+				return
+			}
+		}
+	}
 }
 
 // revokes reports whether an entry ends a binding: all that it sets must hold. An entry that names no binding, user,
@@ -239,7 +249,7 @@ func revokes(r *spec.Revocation, b *binding.Binding, digest peermap.Digest) bool
 		return false
 	}
 	is := func(want, have string) bool { return want == "" || want == have }
-	return is(r.Binding, digest.String()) && is(r.Issuer, b.Identity.Issuer) && is(r.User, b.Identity.Username) &&
+	return (r.Binding == "" || r.Binding == digest.String()) && is(r.Issuer, b.Identity.Issuer) && is(r.User, b.Identity.Username) &&
 		is(r.Subject, b.Identity.Subject) && is(r.Zone, b.Zone) && is(r.Node, b.Node) &&
 		(r.Before == nil || b.Issued < r.Before.Unix())
 }
