@@ -82,7 +82,7 @@ func TestRotation(t *testing.T) {
 	if again := w.bound(w.rotate(s, old, next, path)); again.Issued != b.Issued {
 		t.Error("a repeated rotation made another binding")
 	}
-	if s.Identity("prod", "laptop") != next.identity() {
+	if s.bindings.get(nodeKey{"prod", "laptop"}).Binding.IdentityKey != next.identity() {
 		t.Error("the old key still speaks for the node")
 	}
 	_, err := w.rotate(s, old, third, path)

@@ -206,15 +206,6 @@ func (s *Service) load(ctx context.Context, k nodeKey) (r protocol.BindingRecord
 	return r, revision, nil
 }
 
-// Identity gives the identity key of an enrolled node: whoever proves it may speak for the node. The zero key if there is
-// no such node.
-func (s *Service) Identity(zone, node string) peermap.Key {
-	if held := s.bindings.get(nodeKey{zone, node}); held != nil {
-		return held.Binding.IdentityKey
-	}
-	return peermap.Key{}
-}
-
 // take brings the memory in line with a change of the bindings bucket.
 func (s *Service) take(c store.Change) {
 	if c.Key == "" {
