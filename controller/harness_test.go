@@ -350,7 +350,7 @@ func (w *world) tryFleet() (protocol.FleetStatus, error) {
 // await polls the fleet until ok.
 func (w *world) await(what string, ok func(protocol.FleetStatus) bool) protocol.FleetStatus {
 	w.t.Helper()
-	deadline := time.Now().Add(20 * time.Second)
+	deadline := time.Now().Add(2 * time.Minute) // only for what hangs
 	var f protocol.FleetStatus
 	for time.Now().Before(deadline) {
 		var err error
@@ -360,7 +360,7 @@ func (w *world) await(what string, ok func(protocol.FleetStatus) bool) protocol.
 		time.Sleep(5 * time.Millisecond)
 	}
 	text, _ := json.MarshalIndent(f, "", " ")
-	w.t.Fatalf("%s: not within 20 s; status is %s", what, text)
+	w.t.Fatalf("%s: not within two minutes; status is %s", what, text)
 	return f
 }
 

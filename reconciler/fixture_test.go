@@ -69,7 +69,7 @@ func state(id string, n int) reconciler.State {
 // eventually waits for a condition.
 func eventually(t testing.TB, what string, f func() error) {
 	t.Helper()
-	deadline := time.Now().Add(20 * time.Second)
+	deadline := time.Now().Add(2 * time.Minute) // only for what hangs
 	for {
 		err := f()
 		if err == nil {

@@ -284,13 +284,7 @@ func TestValidateScales(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			r := &Repository{}
 			build(r)
-			start := time.Now()
-			r.Validate(at)
-			if d := time.Since(start); d > 10*time.Second {
-				t.Errorf("took %v", d)
-			} else {
-				t.Logf("took %v", d)
-			}
+			Spends(t, 10*time.Second, func() { r.Validate(at) })
 		})
 	}
 }

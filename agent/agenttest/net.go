@@ -40,13 +40,13 @@ func (c *Clock) Now() time.Time { return time.Now().Add(time.Duration(c.shift.Lo
 // Advance shifts the clock, backwards too.
 func (c *Clock) Advance(d time.Duration) { c.shift.Add(int64(d)) }
 
-// Await waits until the condition holds and ends the test if it does not within ten seconds.
+// Await waits until the condition holds and ends the test if it does not within a minute, which is only for what hangs.
 func Await(t testing.TB, what string, holds func() bool) {
 	t.Helper()
-	deadline := time.Now().Add(10 * time.Second)
+	deadline := time.Now().Add(time.Minute)
 	for !holds() {
 		if time.Now().After(deadline) {
-			t.Fatalf("did not come to pass within 10 s: %s", what)
+			t.Fatalf("did not come to pass within a minute: %s", what)
 		}
 		time.Sleep(2 * time.Millisecond) // the condition is polled: nothing is assumed to be true after a pause
 	}

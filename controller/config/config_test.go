@@ -121,7 +121,7 @@ func TestWatchFollowsContentNotNoise(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	got := make(chan *config.Config, 10)
 	ready := make(chan struct{})

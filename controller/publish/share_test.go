@@ -56,7 +56,7 @@ func (f *fixture) followed(p *publish.Publisher) *publish.Publisher {
 func (f *fixture) serves(p, leader *publish.Publisher) {
 	f.t.Helper()
 	want := current(f.t, leader)
-	deadline := time.Now().Add(20 * time.Second)
+	deadline := time.Now().Add(2 * time.Minute) // only for what hangs
 	for time.Now().Before(deadline) {
 		if z, ok := p.Zone("prod"); ok {
 			if s, _ := z.Snapshot(); s != nil && bytes.Equal(s.Envelope, want.Envelope) && bytes.Equal(s.Timestamp, want.Timestamp) {
@@ -71,7 +71,7 @@ func (f *fixture) serves(p, leader *publish.Publisher) {
 // problem waits until p says why it does not follow.
 func (f *fixture) problem(p *publish.Publisher, words string) {
 	f.t.Helper()
-	deadline := time.Now().Add(20 * time.Second)
+	deadline := time.Now().Add(2 * time.Minute) // only for what hangs
 	for time.Now().Before(deadline) {
 		if z, ok := p.Zone("prod"); ok {
 			if err := z.State().Problem; err != nil && strings.Contains(err.Error(), words) {
@@ -107,7 +107,7 @@ func TestFollowersServeWhatTheLeaderSigned(t *testing.T) {
 	if err := a.Publish(t.Context(), nil, f.root); err != nil {
 		t.Fatal(err)
 	}
-	deadline := time.Now().Add(20 * time.Second)
+	deadline := time.Now().Add(2 * time.Minute) // only for what hangs
 	for current(t, b) != nil {
 		if time.Now().After(deadline) {
 			t.Fatal("a retired zone is still served by the follower")

@@ -111,7 +111,7 @@ func TestAnswers(t *testing.T) {
 			p := &provider{}
 			f := p.serve(t)
 			c.bend(p)
-			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 			defer cancel()
 			s, err := f.Browser(ctx, visit(t))
 			silent(t, err)
