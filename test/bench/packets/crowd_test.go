@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
 	"os"
@@ -21,7 +22,7 @@ import (
 )
 
 const (
-	crowd    = 200 // agents online besides the revoked
+	crowd    = 200 // agents online besides those of the revoked
 	victims  = 5   // revoked one after the other
 	starters = 4   // agents that start at a time, on two cores
 	// round is how often a victim sends to everybody: what the figures are good to.
@@ -37,15 +38,14 @@ const (
 func BenchmarkRevokeCrowd(b *testing.B) {
 	for b.Loop() {
 		s := newScene(b, "{any: true}")
-		s.startAll(crowd + victims - 1) // the server is one of the crowd
-		targets := map[netip.Addr]string{netip.MustParseAddr(server): "server"}
-		for _, n := range s.hosts[victims:] {
-			addr, err := n.Address(s.ctx, zone)
+		targets := s.gather(crowd - 1) // the server is one of them
+		for range victims {
+			_, err := s.join(s.add())
 			s.check(err)
-			targets[addr] = n.Spec.Name
 		}
+		s.awaitPeers(slices.Collect(maps.Values(targets)), crowd-1+victims)
 		var all, last []time.Duration
-		for _, victim := range s.hosts[:victims] {
+		for _, victim := range s.hosts {
 			took := s.shutOut(victim, targets)
 			all, last = append(all, took...), append(last, slices.Max(took))
 		}
@@ -55,33 +55,53 @@ func BenchmarkRevokeCrowd(b *testing.B) {
 	b.ReportMetric(0, "ns/op")
 }
 
-// startAll adds members, and waits until each of them has all others as peers.
-func (s *scene) startAll(members int) {
+// gather adds nodes to git, and gives them with the server once their agents enforce the commit.
+func (s *scene) gather(nodes int) map[netip.Addr]*fleet.Node {
 	s.b.Helper()
-	for range members {
-		_, err := s.add().Host.Echo(s.ctx, port)
+	all := map[netip.Addr]*fleet.Node{}
+	addr := netip.MustParseAddr(server)
+	all[addr] = s.server
+	for i := range nodes {
+		addr = addr.Next()
+		n, err := s.AddNode(s.ctx, fleet.NodeSpec{Name: fmt.Sprintf("node-%d", i+1), Zones: map[string][]netip.Addr{zone: {addr}}})
 		s.check(err)
+		_, err = n.Host.Echo(s.ctx, port)
+		s.check(err)
+		all[addr] = n
 	}
+	commit, err := s.Merge("Add the crowd")
+	s.check(err)
+	_, err = s.admin.Apply(s.ctx, commit)
+	s.check(err)
 	next := make(chan *fleet.Node)
 	errs := make([]error, starters)
-	var all sync.WaitGroup
+	var starting sync.WaitGroup
 	for i := range starters {
-		all.Go(func() {
+		starting.Go(func() {
 			for n := range next {
 				errs[i] = errors.Join(errs[i], n.Start(s.ctx, "--wireguard", "userspace"))
 			}
 		})
 	}
-	for _, n := range s.hosts {
-		next <- n
+	for _, n := range all {
+		if n != s.server {
+			next <- n
+		}
 	}
 	close(next)
-	all.Wait()
+	starting.Wait()
 	s.check(errors.Join(errs...))
-	for _, n := range append([]*fleet.Node{s.server}, s.hosts...) {
+	s.check(s.AwaitEnforced(s.ctx, commit))
+	return all
+}
+
+// awaitPeers waits until each node has so many peers.
+func (s *scene) awaitPeers(nodes []*fleet.Node, peers int) {
+	s.b.Helper()
+	for _, n := range nodes {
 		s.check(n.Agent.Await(s.ctx, n.Spec.Name+" has everybody as a peer", func(ctx context.Context) error {
 			z, err := n.Zone(ctx, zone)
-			if err == nil && len(z.Peers) != members {
+			if err == nil && len(z.Peers) != peers {
 				err = fmt.Errorf("it has %d peers: %v", len(z.Peers), z.Conditions)
 			}
 			return err
@@ -90,7 +110,7 @@ func (s *scene) startAll(members int) {
 }
 
 // shutOut revokes a member that has sessions with all targets, and gives for each the time until its last answer.
-func (s *scene) shutOut(victim *fleet.Node, targets map[netip.Addr]string) []time.Duration {
+func (s *scene) shutOut(victim *fleet.Node, targets map[netip.Addr]*fleet.Node) []time.Duration {
 	s.b.Helper()
 	s.check(s.hide(victim))
 	flood, err := newFlood(s.ctx, victim.Host, targets)
@@ -137,7 +157,7 @@ func (s *scene) hide(n *fleet.Node) error {
 // flood sends a numbered datagram to each target every round, and remembers the last one that each answered.
 type flood struct {
 	conn    net.PacketConn
-	targets map[netip.Addr]string
+	targets map[netip.Addr]*fleet.Node
 	began   time.Time
 	ended   chan struct{}
 	running sync.WaitGroup
@@ -147,7 +167,7 @@ type flood struct {
 	answered map[netip.Addr]time.Time
 }
 
-func newFlood(ctx context.Context, from *lab.Host, targets map[netip.Addr]string) (*flood, error) {
+func newFlood(ctx context.Context, from *lab.Host, targets map[netip.Addr]*fleet.Node) (*flood, error) {
 	conn, err := from.ListenPacket(ctx, "udp4", "0.0.0.0:0")
 	if err != nil {
 		return nil, err
@@ -203,9 +223,9 @@ func (f *flood) receive() {
 func (f *flood) unanswered(after time.Time) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	for addr, name := range f.targets {
+	for addr, n := range f.targets {
 		if !f.answered[addr].After(after) {
-			return fmt.Errorf("%s at %s has answered nothing since", name, addr)
+			return fmt.Errorf("%s at %s has answered nothing since", n.Spec.Name, addr)
 		}
 	}
 	return nil

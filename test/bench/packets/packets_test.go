@@ -39,14 +39,14 @@ type scene struct {
 	admin  *fleet.Admin
 	issuer *idp.Issuer
 	server *fleet.Node
-	hosts  []*fleet.Node
+	hosts  []*fleet.Node // that join
 }
 
 // newScene makes the network, in which everybody may reach what to selects, at a port of either protocol.
 func newScene(b *testing.B, to string) *scene {
 	b.Helper()
 	labtest.NeedTunnel(b)
-	ctx, cancel := context.WithTimeout(b.Context(), 5*time.Minute)
+	ctx, cancel := context.WithTimeout(b.Context(), 10*time.Minute)
 	b.Cleanup(cancel)
 	f, err := fleet.New(ctx, fleet.Options{Lab: labtest.New(b), Enrolment: true, Binaries: fleet.Binaries{
 		Controller: labtest.Build(b, "../../../cmd/apex-controller"), Agent: labtest.Build(b, "../../../cmd/apex-agent"),
