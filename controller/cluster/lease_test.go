@@ -142,7 +142,7 @@ func TestOneLeadsAndAnotherFollowsIt(t *testing.T) {
 	all := []*candidate{f.enter(0), f.enter(1), f.enter(2)}
 	first := f.leader()
 	deadline := time.Now().Add(2 * time.Minute) // only for what hangs
-	for _, c := range all { // everybody knows who it is
+	for _, c := range all {                     // everybody knows who it is
 		for {
 			if who, ok := c.lease.Leader(); ok && who.Name == fmt.Sprint("r", first) {
 				break
