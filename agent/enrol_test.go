@@ -17,6 +17,9 @@ import (
 	"github.com/apex-network/apex/agent/control"
 	"github.com/apex-network/apex/agent/enrol"
 	"github.com/apex-network/apex/agent/status"
+	"github.com/apex-network/apex/internal/idp"
+	"github.com/apex-network/apex/internal/login"
+	"github.com/apex-network/apex/internal/oidcclient"
 	"github.com/apex-network/apex/internal/protocol"
 	"github.com/apex-network/apex/signer"
 	"github.com/apex-network/apex/spec/binding"
@@ -404,6 +407,59 @@ func TestRefreshToken(t *testing.T) {
 	w.awaitCondition(status.EnrolmentExpiring, true, "")
 	if _, err := os.Stat(path); err == nil {
 		t.Error("a refresh token that is worth nothing is kept")
+	}
+}
+
+// TestClientSecret: at a provider that wants a secret of installed apps too, a person signs in, joins with what came of it,
+// and the agent renews.
+func TestClientSecret(t *testing.T) {
+	t.Parallel()
+	const secret = "known-to-all"
+	issuer := idp.RunIssuer(t, idp.IssuerOptions{ClientSecret: secret})
+	w := joining(t, JoinConfig{})
+	w.controller.Enrolment.Play(func(s *agenttest.Script) {
+		s.Issuers = []protocol.IssuerInfo{{
+			Name: "corp", URL: issuer.Issuer(), Audience: "apex-cli", ClientID: "apex-cli", ClientSecret: secret, Scopes: []string{}, Bound: true,
+		}}
+	})
+	w.start()
+	w.awaitSocket()
+	asked, err := w.control().Enrolment(t.Context(), "")
+	if err != nil || asked.Info == nil {
+		t.Fatalf("got %+v, %v", asked, err)
+	}
+	flow := login.Flow{Issuer: asked.Info.Issuers[0], Commitment: asked.Commitment, Client: oidcclient.New(nil, "")}
+	session, err := flow.Browser(t.Context(), func(page string) error {
+		resp, err := http.Get(page)
+		if err == nil {
+			resp.Body.Close()
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := w.control().Join(t.Context(), control.Join{
+		Issuer: session.Issuer, IDToken: session.IDToken, RefreshToken: session.RefreshToken,
+		TokenEndpoint: session.TokenEndpoint, ClientID: session.ClientID, ClientSecret: session.ClientSecret,
+	})
+	if err != nil || !got.Automatic {
+		t.Fatalf("got %+v, %v", got, err)
+	}
+	w.halt() // the secret survives a restart
+	w.start()
+	w.awaitStage(control.Bound)
+	before := w.member().Binding.Expires
+	w.clock.Advance(45 * time.Minute)
+	agenttest.Await(t, "renewed", func() bool { return w.member().Binding.Expires > before })
+	renewed := 0
+	for _, r := range issuer.Requests(idp.Tokens) {
+		if r.Form.Get("grant_type") == "refresh_token" && r.Form.Get("client_secret") == secret {
+			renewed++
+		}
+	}
+	if renewed == 0 {
+		t.Error("the agent did not renew with the client's secret")
 	}
 }
 

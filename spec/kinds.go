@@ -64,6 +64,10 @@ type Issuer struct {
 	Audience string `yaml:"audience,omitempty" json:"audience,omitempty"`
 	// ClientID is the public client that `apex login` signs people in with; without it people cannot use this issuer.
 	ClientID string `yaml:"clientID,omitempty" json:"clientID,omitempty"`
+	// ClientSecret goes with ClientID where the provider wants one of installed apps too, as Google does. It is no secret:
+	// what every copy of an app carries nobody can keep (RFC 8252, section 8.5), and what stands in git is public. Never
+	// write the secret of a confidential client here. It is sent in the form (client_secret_post).
+	ClientSecret string `yaml:"clientSecret,omitempty" json:"clientSecret,omitempty"`
 	// Scopes are what `apex login` asks for besides openid. Default: profile, email, offline_access.
 	Scopes []string `yaml:"scopes,omitempty" json:"scopes,omitempty" apex:"items=0-32,unique"`
 	// Claims maps claims to what rules and policies see.

@@ -32,10 +32,15 @@ func (c *checker) checkIssuers() {
 		if err := claims.CheckIssuer(issuer.URL); issuer.URL != "" && err != nil {
 			c.errorf(doc, path+".url", diag.BadIssuer, "write the issuer as its tokens carry it in iss", "%s", err)
 		}
-		for field, word := range map[string]string{".audience": issuer.Audience, ".clientID": issuer.ClientID} {
+		for field, word := range map[string]string{
+			".audience": issuer.Audience, ".clientID": issuer.ClientID, ".clientSecret": issuer.ClientSecret,
+		} {
 			if !isWord(word) && word != "" {
 				c.errorf(doc, path+field, diag.BadIssuer, "", "%q has a space or a character that is not ASCII", clip(word))
 			}
+		}
+		if issuer.ClientSecret != "" && issuer.ClientID == "" {
+			c.errorf(doc, path+".clientSecret", diag.BadIssuer, "add clientID", "clientSecret belongs to a client, and there is no clientID")
 		}
 		for j, scope := range issuer.Scopes {
 			if !isWord(scope) || strings.ContainsAny(scope, `"\\`) {

@@ -133,7 +133,7 @@ func (r Refresh) Token(ctx context.Context, _ Need) (string, error) {
 	if !ok {
 		return "", fmt.Errorf("%w: no refresh token is kept", ErrSpent)
 	}
-	auth := oidcclient.Auth{ClientID: grant.ClientID, Secret: grant.ClientSecret}
+	auth := oidcclient.InstalledApp(grant.ClientID, grant.ClientSecret)
 	tokens, err := r.Client.Refresh(ctx, grant.TokenEndpoint, auth, grant.RefreshToken)
 	if next := tokens.RefreshToken; next != "" && next != grant.RefreshToken {
 		grant.RefreshToken = next

@@ -101,7 +101,8 @@ func runJoin(ctx context.Context, s cli.Streams, f joinFlags) error {
 	fmt.Fprintf(s.Err, "Asking to join zone %s as %s.\n", e.Zone, e.Node)
 	e, err = agent.Join(ctx, control.Join{
 		Zone: e.Zone, Issuer: session.Issuer, IDToken: session.IDToken, RefreshToken: session.RefreshToken,
-		TokenEndpoint: session.TokenEndpoint, ClientID: session.ClientID, Routes: routes, Relay: f.relay,
+		TokenEndpoint: session.TokenEndpoint, ClientID: session.ClientID, ClientSecret: session.ClientSecret,
+		Routes: routes, Relay: f.relay,
 	})
 	if err != nil {
 		return agentError(err)

@@ -204,8 +204,10 @@ func ptr[T any](v T) *T { return &v }
 
 // TestLoginElsewhere signs in on one machine for the host of another.
 func TestLoginElsewhere(t *testing.T) {
-	issuer := idp.RunIssuer(t, idp.IssuerOptions{DeviceNonce: true})
+	// The provider wants the secret that is none, which the network's document tells everybody.
+	issuer := idp.RunIssuer(t, idp.IssuerOptions{DeviceNonce: true, ClientSecret: "known-to-all"})
 	e := enrolment(issuer.Issuer())
+	e.Info.Issuers[0].ClientSecret = "known-to-all"
 	a := &fakeAgent{now: e}
 	socket := a.serve(t)
 	request, _, code := run(t, "", "join", "--zone", "office", "--socket", socket, "--request")
@@ -226,7 +228,7 @@ func TestLoginElsewhere(t *testing.T) {
 	if out, talk, code := run(t, "", "join", "--zone", "office", "--socket", socket, "--login", file); code != cli.OK {
 		t.Fatalf("exit code %d: %s\n%s", code, out, talk)
 	}
-	if j := a.joined[0]; j.RefreshToken == "" || j.TokenEndpoint == "" || j.ClientID != "apex" {
+	if j := a.joined[0]; j.RefreshToken == "" || j.TokenEndpoint == "" || j.ClientID != "apex" || j.ClientSecret != "known-to-all" {
 		t.Error("the host cannot renew by itself")
 	}
 	for _, bad := range []string{

@@ -360,6 +360,9 @@ func TestInfo(t *testing.T) {
 	if info.Issuers[0].Audience != "apex-cli" || info.Issuers[1].Audience != spec.DefaultIssuerAudience {
 		t.Errorf("audiences: %+v", info.Issuers)
 	}
+	if info.Issuers[0].ClientSecret != "public" || info.Issuers[1].ClientSecret != "" {
+		t.Errorf("client secrets: %+v", info.Issuers)
+	}
 }
 
 func TestSpentTokenBringsNothingBack(t *testing.T) {

@@ -52,7 +52,7 @@ kind: Network
 metadata: {name: acme}
 spec:
   issuers:
-    - {name: corp, url: "https://login.example", clientID: apex-cli}
+    - {name: corp, url: "https://login.example", clientID: apex-cli, clientSecret: public}
     - {name: ci, url: "https://ci.example", audience: apex, tokenBinding: optional}
 %s`
 

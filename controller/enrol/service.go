@@ -156,8 +156,8 @@ func (s *Service) Info() (protocol.EnrolmentInfo, error) {
 	for n := range issuers {
 		i := &issuers[n]
 		info.Issuers = append(info.Issuers, protocol.IssuerInfo{
-			Name: i.Name, URL: i.URL, Audience: identity.Audience(i), ClientID: i.ClientID, Scopes: append([]string{},
-				i.Scopes...), Bound: mustBind(i),
+			Name: i.Name, URL: i.URL, Audience: identity.Audience(i), ClientID: i.ClientID, ClientSecret: i.ClientSecret,
+			Scopes: append([]string{}, i.Scopes...), Bound: mustBind(i),
 		})
 	}
 	return info, nil

@@ -117,8 +117,13 @@ func (i *Issuer) remember(kind string, f flow) string {
 func (i *Issuer) serveTokens(w http.ResponseWriter, r *http.Request) {
 	request := Request{Tokens, maps.Clone(r.Form), r.Header.Clone()}
 	clientID := request.Form.Get("client_id")
-	if id, _, ok := r.BasicAuth(); ok {
-		clientID = id
+	secret := request.Form.Get("client_secret")
+	if id, password, ok := r.BasicAuth(); ok {
+		clientID, secret = id, password
+	}
+	if want := i.options.ClientSecret; want != "" && secret != want {
+		writeJSON(w, http.StatusUnauthorized, object{"error": "invalid_client", "error_description": "the client secret is missing or wrong"})
+		return
 	}
 	answer := i.nextAnswer()
 	if answer == nil {

@@ -29,6 +29,10 @@ type IssuerOptions struct {
 	// of the refresh request, into the ID token; the common providers do neither. That of the authorization request is
 	// always copied, and kept by refreshes.
 	DeviceNonce, RefreshNonce bool
+
+	// ClientSecret, if set, is what every request for tokens must carry, in its form or as basic authentication: the way of
+	// providers that give installed apps a secret which is none.
+	ClientSecret string
 }
 
 // Issuer is a simulated OpenID provider inside the test's own process: it signs whatever claims it is given, with the

@@ -54,9 +54,10 @@ type Session struct {
 	IDToken string `json:"idToken"`
 	// RefreshToken is empty if the provider gives none; renewal then needs a person.
 	RefreshToken string `json:"refreshToken"`
-	// TokenEndpoint and ClientID are what RefreshToken is used with.
+	// TokenEndpoint, ClientID and ClientSecret (mostly empty) are what RefreshToken is used with.
 	TokenEndpoint string `json:"tokenEndpoint"`
 	ClientID      string `json:"clientID"`
+	ClientSecret  string `json:"clientSecret,omitempty"`
 }
 
 // String keeps tokens out of logs and messages, whatever verb prints the session.
@@ -106,11 +107,13 @@ func (f *Flow) session(p *oidcclient.Provider, tokens oidcclient.Tokens, nonce n
 		return nil, err
 	}
 	return &Session{Issuer: f.Issuer.Name, IDToken: tokens.IDToken, RefreshToken: tokens.RefreshToken,
-		TokenEndpoint: p.TokenEndpoint, ClientID: f.Issuer.ClientID}, nil
+		TokenEndpoint: p.TokenEndpoint, ClientID: f.Issuer.ClientID, ClientSecret: f.Issuer.ClientSecret}, nil
 }
 
-// auth is how a public client names itself: by its ID alone.
-func (f *Flow) auth() oidcclient.Auth { return oidcclient.Auth{ClientID: f.Issuer.ClientID} }
+// auth is how the client names itself: by its ID alone, unless the provider wants the secret that is none.
+func (f *Flow) auth() oidcclient.Auth {
+	return oidcclient.InstalledApp(f.Issuer.ClientID, f.Issuer.ClientSecret)
+}
 
 // failed words an error: the person's refusal and their lateness are told apart from the rest.
 func (f *Flow) failed(ctx context.Context, doing string, err error) error {

@@ -12,7 +12,9 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/apex-network/apex/internal/idp"
 	"github.com/apex-network/apex/internal/oidcclient"
+	"github.com/apex-network/apex/internal/protocol"
 )
 
 // visit is a browser that follows redirects, as a person's would.
@@ -65,6 +67,39 @@ func TestBrowser(t *testing.T) {
 	}
 	if got := p.polled[0].Get("Authorization"); got != "" || len(p.polled) != 1 {
 		t.Errorf("a public client must name itself in the body only, once: %q in %d requests", got, len(p.polled))
+	}
+}
+
+// TestClientSecret signs in at a provider that wants a secret of installed apps too, in every way that asks for tokens.
+func TestClientSecret(t *testing.T) {
+	issuer := idp.RunIssuer(t, idp.IssuerOptions{ClientSecret: "known-to-all", DeviceNonce: true})
+	f := &Flow{
+		Issuer: protocol.IssuerInfo{Name: "corp", URL: issuer.Issuer(), Audience: "apex-cli", ClientID: "apex-cli",
+			ClientSecret: "known-to-all", Bound: true},
+		Commitment: commitment, Client: oidcclient.New(nil, "apex/test"),
+	}
+	ways := map[string]func() (*Session, error){
+		"browser": func() (*Session, error) { return f.Browser(t.Context(), visit(t)) },
+		"device":  func() (*Session, error) { return f.Device(t.Context(), func(Prompt) {}) },
+	}
+	for name, way := range ways {
+		s, err := way()
+		if err != nil || s.ClientSecret != "known-to-all" {
+			t.Errorf("%s: %v, %v", name, s, err)
+		}
+	}
+	for _, wrong := range []string{"", "another"} {
+		f.Issuer.ClientSecret = wrong
+		for name, way := range ways {
+			if _, err := way(); !oidcclient.IsCode(err, "invalid_client") {
+				t.Errorf("%s with the secret %q: %v", name, wrong, err)
+			}
+		}
+	}
+	for _, r := range issuer.Requests(idp.Authorize) {
+		if r.Form.Has("client_secret") {
+			t.Error("the secret travels through the browser")
+		}
 	}
 }
 

@@ -21,6 +21,12 @@ type Auth struct {
 	InForm bool
 }
 
+// InstalledApp is the client of people (RFC 8252): a public one, which only says its ID, or one of a provider that wants a
+// secret although every copy of the app carries it (section 8.5). Those document it in the form.
+func InstalledApp(clientID, secret string) Auth {
+	return Auth{ClientID: clientID, Secret: secret, InForm: true}
+}
+
 // fill adds what travels in the form.
 func (a *Auth) fill(form url.Values) url.Values {
 	out := url.Values{}

@@ -21,11 +21,13 @@ type EnrolmentInfo struct {
 
 // IssuerInfo says how to get a token of one issuer.
 type IssuerInfo struct {
-	Name     string   `json:"name"`
-	URL      string   `json:"url"`
-	Audience string   `json:"audience"`
-	ClientID string   `json:"clientID"` // empty: people cannot sign in with it
-	Scopes   []string `json:"scopes"`
+	Name     string `json:"name"`
+	URL      string `json:"url"`
+	Audience string `json:"audience"`
+	ClientID string `json:"clientID"` // empty: people cannot sign in with it
+	// ClientSecret is what the provider wants of an installed app besides; everybody may know it. Mostly empty.
+	ClientSecret string   `json:"clientSecret,omitempty"`
+	Scopes       []string `json:"scopes"`
 	// Bound says that a token must commit to the node's keys (tokenBinding: required).
 	Bound bool `json:"bound"`
 }
