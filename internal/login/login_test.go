@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/url"
+	"regexp"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -215,12 +217,30 @@ func TestCallback(t *testing.T) {
 	}
 	f.Callback = "localhost:0"
 	if _, err := f.Browser(t.Context(), func(auth string) error {
-		if !strings.Contains(auth, url.QueryEscape("http://localhost:")) {
-			t.Errorf("redirect is not to localhost: %s", auth)
+		page, err := url.Parse(auth)
+		if err != nil {
+			return err
+		}
+		// What Entra ID compares with what is registered: the word localhost and the path, and not the port.
+		if got := page.Query().Get("redirect_uri"); !regexp.MustCompile(`^http://localhost:[1-9][0-9]*/callback$`).MatchString(got) {
+			t.Errorf("redirect_uri %q", got)
 		}
 		return visit(t)(auth)
 	}); err != nil {
 		t.Error(err)
+	}
+	// What Okta compares, port and all.
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.Callback = listener.Addr().String()
+	listener.Close()
+	if _, err := f.Browser(t.Context(), visit(t)); err != nil {
+		t.Error(err)
+	}
+	if got := p.asked.Get("redirect_uri"); got != "http://"+f.Callback+"/callback" {
+		t.Errorf("redirect_uri %q", got)
 	}
 }
 
