@@ -29,7 +29,7 @@ Exit codes: 0 valid (warnings allowed), 3 invalid, 5 a PolicyTest failed.`,
 			return validate(s, folderArg(args, 0), f, time.Now())
 		},
 	}
-	c.Flags().StringVarP(&format, "output", "o", string(diag.Human), "how to print problems: human, json, github or sarif")
+	c.Flags().StringVarP(&format, "output", "o", string(diag.Human), "how to print problems: human, json, github, gitlab (a Code Quality report) or sarif")
 	return c
 }
 

@@ -43,7 +43,7 @@ func sample() (diag.List, map[string][]byte) {
 }
 
 func TestRenderGolden(t *testing.T) {
-	for _, format := range []diag.Format{diag.Human, diag.JSON, diag.GitHub, diag.SARIF} {
+	for _, format := range []diag.Format{diag.Human, diag.JSON, diag.GitHub, diag.GitLab, diag.SARIF} {
 		t.Run(string(format), func(t *testing.T) {
 			list, sources := sample()
 			var got bytes.Buffer
@@ -97,6 +97,54 @@ func TestGitHubCannotBeInjected(t *testing.T) {
 	}
 	if !strings.Contains(b.String(), "file=a%2Cb%3Ac.yaml,line=1,col=5,") || strings.Contains(b.String(), "\n::error::injected") {
 		t.Errorf("not escaped:\n%s", &b)
+	}
+}
+
+// TestGitLab checks what GitLab demands of a report, and that it can tell problems apart and know them again.
+func TestGitLab(t *testing.T) {
+	list, _ := sample()
+	list = append(list, list[0])
+	type violation struct {
+		Description, Fingerprint, Severity string
+		CheckName                          string `json:"check_name"`
+		Location                           struct {
+			Path  string
+			Lines struct{ Begin int }
+		}
+	}
+	report := func(list diag.List) (all []violation) {
+		var b bytes.Buffer
+		if err := diag.Render(&b, diag.GitLab, list, nil, false); err != nil {
+			t.Fatal(err)
+		}
+		if err := json.Unmarshal(b.Bytes(), &all); err != nil || all == nil {
+			t.Fatalf("%v: %s", err, &b)
+		}
+		return all
+	}
+	before := map[string]bool{}
+	for _, v := range report(list) {
+		if v.Description == "" || v.CheckName == "" || v.Location.Path == "" || v.Location.Lines.Begin < 1 ||
+			v.Severity != "blocker" && v.Severity != "minor" || strings.ContainsAny(v.Description, "\x1b\r\n") {
+			t.Errorf("%+v", v)
+		}
+		before[v.Fingerprint] = true
+	}
+	if len(before) != len(list) {
+		t.Errorf("%d fingerprints for %d problems", len(before), len(list))
+	}
+	for i := range list {
+		if list[i].Position.Line > 0 {
+			list[i].Position.Line += 7
+		}
+	}
+	for _, v := range report(list) {
+		if !before[v.Fingerprint] {
+			t.Errorf("a problem that has moved is another: %+v", v)
+		}
+	}
+	if none := report(nil); len(none) != 0 {
+		t.Errorf("%+v", none)
 	}
 }
 

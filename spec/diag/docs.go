@@ -11,8 +11,8 @@ import (
 func Markdown() []byte {
 	var b strings.Builder
 	b.WriteString("# Diagnostics\n\n<!-- Generated from spec/diag/table.go by go generate ./spec/diag; do not edit. -->\n\n" +
-		"Every problem that Apex finds in a repository has a code that keeps its meaning. `apex validate -o json`, `github` and\n" +
-		"`sarif` carry the same codes for machines. A warning refuses nothing; an error keeps the commit from being published.\n")
+		"Every problem that Apex finds in a repository has a code that keeps its meaning. `apex validate -o json`, `github`,\n" +
+		"`gitlab` and `sarif` carry the same codes for machines. A warning refuses nothing; an error keeps the commit from being published.\n")
 	groups := map[string]string{"10": "Text and syntax", "11": "YAML traps", "12": "Schema", "13": "Names and references",
 		"14": "Addresses", "15": "Keys", "16": "Routes", "17": "Policy", "18": "Trust root", "19": "Policy tests"}
 	group := ""

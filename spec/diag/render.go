@@ -13,16 +13,17 @@ const (
 	Human  Format = "human"
 	JSON   Format = "json"
 	GitHub Format = "github"
+	GitLab Format = "gitlab"
 	SARIF  Format = "sarif"
 )
 
 // ParseFormat reads the name of a format.
 func ParseFormat(s string) (Format, error) {
 	switch f := Format(s); f {
-	case Human, JSON, GitHub, SARIF:
+	case Human, JSON, GitHub, GitLab, SARIF:
 		return f, nil
 	}
-	return "", fmt.Errorf("unknown format %q: want human, json, github or sarif", s)
+	return "", fmt.Errorf("unknown format %q: want human, json, github, gitlab or sarif", s)
 }
 
 // Render writes l, in sorted order, to w. Sources holds the files' bytes by path, for the source lines that Human shows;
@@ -37,8 +38,10 @@ func Render(w io.Writer, format Format, l List, sources map[string][]byte, color
 		return renderJSON(w, sorted)
 	case GitHub:
 		return renderGitHub(w, sorted)
+	case GitLab:
+		return renderGitLab(w, sorted)
 	case SARIF:
 		return renderSARIF(w, sorted)
 	}
-	return fmt.Errorf("unknown format %q: want human, json, github or sarif", format)
+	return fmt.Errorf("unknown format %q: want human, json, github, gitlab or sarif", format)
 }
