@@ -28,6 +28,33 @@ func TestWorkflowsLint(t *testing.T) {
 	}
 }
 
+// gojq is what gh selects with.
+const gojq = "github.com/itchyny/gojq/cmd/gojq@v0.12.17"
+
+// TestCommentIsFound lets the workflow find its comment among those of others: people may write the mark too, and other
+// workflows write as the same bot.
+func TestCommentIsFound(t *testing.T) {
+	file, err := os.ReadFile("../../deploy/ci/github/apex-check.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	filter := regexp.MustCompile(`(?s)--jq '(.*?)'`).FindSubmatch(file)
+	if filter == nil {
+		t.Fatal("the workflow selects nothing")
+	}
+	find := exec.Command("go", "run", gojq, string(filter[1]))
+	find.Stdin = strings.NewReader(`[
+		{"id": 1, "user": {"login": "github-actions[bot]"}, "body": "another workflow's"},
+		{"id": 2, "user": {"login": "mallory"}, "body": "<!-- apex plan -->\nno plan"},
+		{"id": 3, "user": {"login": "github-actions[bot]"}, "body": "<!-- apex plan -->\nthe plan"},
+		{"id": 4, "user": {"login": "github-actions[bot]"}, "body": "quotes <!-- apex plan -->"}
+	]`)
+	out, err := find.Output()
+	if err != nil || strings.TrimSpace(string(out)) != "3" {
+		t.Errorf("found %q, %v", out, err)
+	}
+}
+
 // workflow is as much of a GitHub workflow as its commands need.
 type workflow struct {
 	Jobs map[string]struct {
