@@ -114,9 +114,9 @@ func runWorkflow(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// runPipeline is the script command `pipeline FILE JOB`: it runs the commands of a GitLab job in the current folder.
+// runPipeline is the script command `[!] pipeline FILE JOB`: it runs the commands of a GitLab job in the current folder.
 func runPipeline(ts *testscript.TestScript, neg bool, args []string) {
-	if neg || len(args) != 2 {
+	if len(args) != 2 {
 		ts.Fatalf("usage: pipeline FILE JOB")
 	}
 	var all map[string]yaml.Node
@@ -138,7 +138,29 @@ func runPipeline(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Fatalf("job %s is of stage %q and has %d commands", args[1], job.Stage, len(job.Script))
 	}
 	lines := append([]string{"set -eo pipefail"}, append(common.Before, job.Script...)...)
-	ts.Check(ts.Exec("bash", "-c", strings.Join(lines, "\n")))
+	err := ts.Exec("bash", "-c", strings.Join(lines, "\n"))
+	if neg && err == nil {
+		ts.Fatalf("job %s succeeded", args[1])
+	}
+	if !neg {
+		ts.Check(err)
+	}
+}
+
+// TestCommentLinesStandInTheFile compares what the page shows of the pipeline with the pipeline.
+func TestCommentLinesStandInTheFile(t *testing.T) {
+	page, err := os.ReadFile("../../docs/ci.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	pipeline, err := os.ReadFile("../../deploy/ci/gitlab/.gitlab-ci.yml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	shown := regexp.MustCompile("(?s)```yaml\n(    - >-.*?)```").FindSubmatch(page)
+	if shown == nil || !strings.Contains(string(pipeline), string(shown[1])) {
+		t.Errorf("docs/ci.md shows lines that the pipeline does not have")
+	}
 }
 
 func readYAML(ts *testscript.TestScript, path string, into any) {
