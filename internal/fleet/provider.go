@@ -74,14 +74,21 @@ func (p *Provider) addr(port uint16) netip.AddrPort {
 
 // Ports of the real providers.
 const (
-	ldapPort = 389
-	dexPort  = 5556
+	ldapPort    = 389
+	dexPort     = 5556
+	zitadelPort = 9998
 )
 
 // Dex starts Dex with people of its own.
 func (p *Provider) Dex(ctx context.Context, opt idp.DexOptions) (*idp.Dex, error) {
 	opt.Place = p.Place(dexPort)
 	return idp.StartDex(ctx, opt)
+}
+
+// Zitadel starts the provider made from Zitadel's library, with people of its own.
+func (p *Provider) Zitadel(ctx context.Context, opt idp.ZitadelOptions) (*idp.Zitadel, error) {
+	opt.Place = p.Place(zitadelPort)
+	return idp.StartZitadel(ctx, opt)
 }
 
 // DexWithDirectory starts a directory with people, and Dex in front of it.

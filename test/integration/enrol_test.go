@@ -81,12 +81,13 @@ func (e *enrolment) dex(opt idp.DexOptions, binding spec.TokenBinding) *idp.Dex 
 	dex, err := e.provider.Dex(e.ctx, opt)
 	e.must(err)
 	e.closed(dex.Close)
-	e.issuer(corp(dex, binding))
+	e.issuer(corp(dex.Issuer(), binding))
 	return dex
 }
 
-func corp(dex *idp.Dex, binding spec.TokenBinding) spec.Issuer {
-	return spec.Issuer{Name: "corp", URL: dex.Issuer(), ClientID: idp.ClientID, TokenBinding: binding,
+// corp is where people sign in.
+func corp(url string, binding spec.TokenBinding) spec.Issuer {
+	return spec.Issuer{Name: "corp", URL: url, ClientID: idp.ClientID, TokenBinding: binding,
 		Scopes: []string{"profile", "email", "groups", "offline_access"}}
 }
 

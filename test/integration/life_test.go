@@ -28,7 +28,7 @@ func TestMembershipEnds(t *testing.T) {
 	e.must(err)
 	e.closed(dex.Close)
 	e.closed(directory.Close)
-	people := corp(dex, spec.TokenBindingRequired)
+	people := corp(dex.Issuer(), spec.TokenBindingRequired)
 	e.issuer(people)
 	cluster := e.simulate("cluster", spec.TokenBindingOptional)
 	e.office("{name: staff, issuer: corp, groups: [staff], ttl: 1m}",
