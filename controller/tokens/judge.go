@@ -146,16 +146,6 @@ func (v *Verified) judgeAudience(demand Issuer) error {
 	if !slices.ContainsFunc(v.Audience, func(a string) bool { return a != "" && slices.Contains(demand.Audiences, a) }) {
 		return refuse(ErrAudience, "aud", "%.200q, want one of %q", strings.Join(v.Audience, ", "), demand.Audiences)
 	}
-	if len(demand.AuthorizedParties) == 0 {
-		return nil
-	}
-	azp, err := optionalString(v.Claims, "azp")
-	if err != nil {
-		return err
-	}
-	if (azp != "" || len(v.Audience) > 1) && !slices.Contains(demand.AuthorizedParties, azp) {
-		return refuse(ErrAudience, "azp", "%.160q, want one of %q", azp, demand.AuthorizedParties)
-	}
 	return nil
 }
 

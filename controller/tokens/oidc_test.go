@@ -195,23 +195,6 @@ func TestLeewayGoesBothWays(t *testing.T) {
 	}
 }
 
-func TestAuthorizedParty(t *testing.T) {
-	w := newWorld(t, idp.IssuerOptions{}, tokens.Options{})
-	demand := w.demand()
-	demand.AuthorizedParties = []string{"cli"}
-	for i, c := range []struct {
-		claims idp.Claims
-		ok     bool
-	}{
-		{w.sound(), true}, {w.sound().With("azp", "cli"), true}, {w.sound().With("azp", "other"), false},
-		{w.sound().With("aud", []string{audience, "x"}), false}, {w.sound().With("aud", []string{audience, "x"}).With("azp", "cli"), true},
-	} {
-		if _, err := w.oidc.Verify(t.Context(), demand, w.Mint(c.claims)); (err == nil) != c.ok || err != nil && !errors.Is(err, tokens.ErrAudience) {
-			t.Errorf("%d: %v", i, err)
-		}
-	}
-}
-
 func TestBound(t *testing.T) {
 	w := newWorld(t, idp.IssuerOptions{}, tokens.Options{})
 	demand := w.demand()

@@ -18,9 +18,6 @@ type Issuer struct {
 	URL string
 	// Audiences are those of which `aud` must contain one.
 	Audiences []string
-	// AuthorizedParties, if there are any, are those that `azp` may be: where it is there, and it has to be where `aud` names
-	// several.
-	AuthorizedParties []string
 	// Leeway is how far the provider's clock may be off, either way; at most MaxLeeway.
 	Leeway time.Duration
 	// At is the instant as of which the times in the token are judged; zero: now. It is for evidence.
