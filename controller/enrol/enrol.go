@@ -287,7 +287,7 @@ func orNone(list []netip.Prefix) string {
 func (s *Service) checkConflicts(ctx context.Context, a *attempt) error {
 	a.held, a.renewal = nil, false
 	if s.gitOf(a.pub).has(a.key) {
-		return taken("node %s of zone %s stands in git: choose another name", a.req.Node, a.req.Zone)
+		return s.nameTaken(a, "git")
 	}
 	if err := s.checkKeys(a); err != nil {
 		return err
@@ -301,8 +301,7 @@ func (s *Service) checkConflicts(ctx context.Context, a *attempt) error {
 		switch {
 		case s.ended(a, h):
 		case !same:
-			return taken("node %s of zone %s is held by another identity until %s: choose another name",
-				a.req.Node, a.req.Zone, time.Unix(h.Binding.Expires, 0).UTC().Format(time.RFC3339))
+			return s.nameTaken(a, describe(h.Binding.Identity))
 		case h.holds(a.req.PublicKey, a.req.IdentityKey):
 			a.renewal = true
 		default:
@@ -317,6 +316,25 @@ func (s *Service) checkConflicts(ctx context.Context, a *attempt) error {
 		}
 	}
 	return s.checkCount(a)
+}
+
+// nameTaken tells the log who has the name, and whoever asks for it no more than that it is taken: a rule that admits somebody
+// shows them nobody else's nodes.
+func (s *Service) nameTaken(a *attempt, holder string) error {
+	s.tellTaken(a, holder)
+	return taken("the name %s is taken in zone %s: choose another; the controller's log says who has it", a.req.Node, a.req.Zone)
+}
+
+// routeTaken is nameTaken for a route.
+func (s *Service) routeTaken(a *attempt, route netip.Prefix, holder string) error {
+	s.tellTaken(a, holder)
+	return taken("route %s was asked for and is taken in zone %s: ask for another; the controller's log says who has it",
+		route, a.req.Zone)
+}
+
+func (s *Service) tellTaken(a *attempt, holder string) {
+	s.opts.Logger.Info("enrolment refused: taken", "zone", a.req.Zone, "node", a.req.Node, "issuer", a.identity.Issuer,
+		"subject", a.identity.Subject, "holder", holder)
 }
 
 func taken(format string, args ...any) error {
@@ -350,7 +368,7 @@ func (s *Service) checkRoutes(a *attempt) error {
 		for _, n := range a.pub.Repo.ZoneNodes(a.req.Zone) {
 			for _, r := range n.Value.Spec.Routes {
 				if r.Prefix.Overlaps(p) {
-					return taken("route %s was asked for, node %s carries %s already", p, n.Value.Metadata.Name, r.Prefix)
+					return s.routeTaken(a, p, "node "+n.Value.Metadata.Name)
 				}
 			}
 		}
@@ -359,7 +377,7 @@ func (s *Service) checkRoutes(a *attempt) error {
 		}
 		for _, h := range s.bindings.where(carries) {
 			if !s.ended(a, h) {
-				return taken("route %s was asked for, node %s carries an overlapping one already", p, h.Binding.Node)
+				return s.routeTaken(a, p, "node "+h.Binding.Node)
 			}
 		}
 	}

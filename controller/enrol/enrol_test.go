@@ -109,7 +109,7 @@ func TestRefusals(t *testing.T) {
 		{name: "address outside", issuer: "corp", token: m.token(w.person("ann", "ops")), change: func(r *protocol.EnrolRequest) {
 			r.Address = []netip.Addr{netip.MustParseAddr("10.1.1.1")}
 		}, code: protocol.CodeEnrolRefused, words: []string{"10.1.1.1", "10.1.0.0/24"}},
-		{name: "name in git", issuer: "corp", token: m.token(w.person("ann", "ops")), change: func(r *protocol.EnrolRequest) { r.Node = "static" }, code: protocol.CodeNameTaken, words: []string{"static", "git"}},
+		{name: "name in git", issuer: "corp", token: m.token(w.person("ann", "ops")), change: func(r *protocol.EnrolRequest) { r.Node = "static" }, code: protocol.CodeNameTaken, words: []string{"static", "taken"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			if c.change == nil {
@@ -224,7 +224,7 @@ func TestRoutesBelongToWhoCarriesThem(t *testing.T) {
 	a, b := w.machine("a"), w.machine("b")
 	a.join(s, "corp", a.token(w.person("ann", "ops")), route)
 	_, err := b.enrol(s, "corp", b.token(w.person("bob", "ops")), route)
-	refusedWith(t, err, protocol.CodeNameTaken, "192.168.7.0/24", "node a")
+	refusedWith(t, err, protocol.CodeNameTaken, "192.168.7.0/24", "taken")
 	a.join(s, "corp", a.token(w.person("ann", "ops"))) // it asks for none any more
 	b.join(s, "corp", b.token(w.person("bob", "ops")), route)
 }

@@ -1,7 +1,10 @@
 package enrol
 
 import (
+	"bytes"
 	"fmt"
+	"log/slog"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -135,4 +138,35 @@ func TestStrangersUseUpNoIssuer(t *testing.T) {
 	}
 	m := w.machine("job")
 	m.join(s, "ci", m.token(w.job("acme/app", 1)))
+}
+
+// Whoever a rule admits learns that a name or a route is taken, not by whom, until when, or whether git or a person has it.
+func TestConflictsNameNobody(t *testing.T) {
+	w := newWorld(t)
+	logged := &bytes.Buffer{}
+	s := w.service(func(o *Options) { o.Logger = slog.New(slog.NewTextHandler(logged, nil)) })
+	route := func(r *protocol.EnrolRequest) { r.Routes = []netip.Prefix{netip.MustParsePrefix("192.168.7.0/24")} }
+	m := w.machine("gateway")
+	m.join(s, "corp", m.token(w.person("ann", "ops")), route)
+	probe := func(name string, change ...func(*protocol.EnrolRequest)) string {
+		t.Helper()
+		p := w.machine(name + "#probe")
+		_, err := p.enrol(s, "corp", p.token(w.person("mallory", "ops")), change...)
+		refusedWith(t, err, protocol.CodeNameTaken, "taken")
+		for _, secret := range []string{"ann", "gateway", "git", "2026", "another identity"} {
+			if secret != name && strings.Contains(err.Error(), secret) {
+				t.Errorf("%q says %q", err, secret)
+			}
+		}
+		return strings.ReplaceAll(err.Error(), name, "NAME")
+	}
+	if person, git := probe("gateway"), probe("static"); person != git {
+		t.Errorf("a name that a person has: %q; one that stands in git: %q", person, git)
+	}
+	probe("other", route)
+	for _, holder := range []string{"corp:ann", "holder=git", "node gateway"} {
+		if !strings.Contains(logged.String(), holder) {
+			t.Errorf("the log does not say %q:\n%s", holder, logged)
+		}
+	}
 }
