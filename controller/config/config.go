@@ -130,9 +130,9 @@ type Keys struct {
 type Enrolment struct {
 	// PerIssuer bounds tokens that are verified, not counting renewals. Default 6000.
 	PerIssuer int `yaml:"perIssuer,omitempty" apex:"min=1,max=1000000"`
-	// PerSubject bounds enrolments of one identity. Default 300.
+	// PerSubject bounds enrolments of one identity, not counting renewals. Default 300.
 	PerSubject int `yaml:"perSubject,omitempty" apex:"min=1,max=1000000"`
-	// PerAddress bounds requests from one address (IPv6: one /64). Default 600.
+	// PerAddress bounds requests from one address (IPv6: one /64), not counting renewals. Default 600.
 	PerAddress int `yaml:"perAddress,omitempty" apex:"min=1,max=1000000"`
 	// EphemeralGrace is how long an ephemeral node may be disconnected before it leaves. Default 30s.
 	EphemeralGrace spec.Duration `yaml:"ephemeralGrace,omitempty" apex:"min=1s,max=24h"`

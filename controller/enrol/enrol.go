@@ -72,7 +72,9 @@ func (s *Service) enrol(ctx context.Context, from netip.Addr, proof *protocol.To
 	if a.pub == nil {
 		return protocol.EnrolResult{}, notReady()
 	}
-	if err := s.limits.address(from, a.now); err != nil {
+	h := s.bindings.get(a.key)
+	proven := h != nil && !s.ended(a, h) && h.holds(req.PublicKey, req.IdentityKey)
+	if err := s.limits.sender(from, a.key, proven, a.now); err != nil {
 		return protocol.EnrolResult{}, err
 	}
 	if err := s.checkMac(req); err != nil {
@@ -157,10 +159,11 @@ func (s *Service) identify(ctx context.Context, a *attempt) error {
 		identity.Wanted(a.pub.Repo, a.issuer.Name)); err != nil {
 		return badToken("the token of issuer %s: %s", a.issuer.Name, err)
 	}
-	if err := s.limits.identity(a.identity.URL, a.identity.Subject, a.now); err != nil {
+	// Whoever has seen a token can show it with other keys: that must not count against whose it is.
+	if err := s.checkCommitment(a); err != nil || a.renewal {
 		return err
 	}
-	return s.checkCommitment(a)
+	return s.limits.identity(a.identity.URL, a.identity.Subject, a.now)
 }
 
 // verify asks the issuer's keys. Only so many at once wait for one issuer: if it hangs, the others' turn comes still.

@@ -305,7 +305,7 @@ func TestFloodsAreLimited(t *testing.T) {
 	job := w.machine("job")
 	job.join(s, "ci", w.tokens.Issue(w.job("acme/app", 1))) // another issuer is another matter
 	for range 20 {
-		_, last = job.enrol(s, "ci", w.tokens.Issue(w.job("acme/app", 1)))
+		_, last = w.machine("junk").enrol(s, "ci", w.tokens.Issue(with(w.job("acme/app", 1), "aud", "junk")))
 	}
 	refusedWith(t, last, protocol.CodeTooMany, "address")
 	w.pass(time.Minute)

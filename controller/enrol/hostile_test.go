@@ -170,3 +170,53 @@ func TestConflictsNameNobody(t *testing.T) {
 		}
 	}
 }
+
+// A token that was seen on its way, shown with other keys, counts against nobody but who shows it.
+func TestSeenTokensChargeTheirOwnersNothing(t *testing.T) {
+	w := newWorld(t)
+	s := w.service(func(o *Options) { o.Limits = Limits{PerSubject: 3} })
+	m, thief := w.machine("laptop"), w.machine("thief")
+	seen := m.token(w.person("ann", "ops"))
+	for range 6 {
+		_, err := thief.enrol(s, "corp", seen)
+		refusedWith(t, err, protocol.CodeToken, "bound")
+	}
+	m.join(s, "corp", seen)
+}
+
+// Strangers behind the address that members come from too, or under a name that members share, keep none from renewing: whoever
+// proves the key of a binding answers for its node alone.
+func TestFloodsEndNoMembership(t *testing.T) {
+	w := newWorld(t)
+	s := w.service(func(o *Options) { o.Limits = Limits{PerAddress: 10, PerSubject: 3} })
+	m := w.machine("laptop")
+	m.join(s, "corp", m.token(w.person("ann", "ops")))
+	flood := func(by *machine, code string, issue func() string) {
+		t.Helper()
+		var err error
+		for range 12 {
+			_, err = by.enrol(s, "corp", issue())
+		}
+		refusedWith(t, err, code)
+	}
+	stranger := w.machine("stranger")
+	flood(stranger, protocol.CodeTooMany, func() string { return stranger.token(w.person("mallory", "nobody")) })
+	route := func(r *protocol.EnrolRequest) { r.Routes = []netip.Prefix{netip.MustParsePrefix("192.168.7.0/24")} }
+	for range 2 { // a change of what is asked for is a new binding each time
+		m.join(s, "corp", m.token(w.person("ann", "ops")), route)
+		m.join(s, "corp", m.token(w.person("ann", "ops")))
+	}
+	next := w.machine("laptop#next")
+	if _, err := w.rotate(s, m, next, protocol.RotatePath("acme", "prod", "laptop")); err != nil {
+		t.Fatal(err)
+	}
+	// The old key proves nothing any more, and nobody's request costs another node its renewals.
+	_, err := m.enrol(s, "corp", m.token(w.person("ann", "ops")))
+	refusedWith(t, err, protocol.CodeTooMany, "address")
+	for range perNode {
+		_, err = next.enrol(s, "corp", next.token(w.person("ann", "ops")))
+	}
+	refusedWith(t, err, protocol.CodeTooMany, "node")
+	w.pass(time.Minute)
+	next.join(s, "corp", next.token(w.person("ann", "ops")))
+}

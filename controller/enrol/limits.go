@@ -13,15 +13,22 @@ import (
 
 // Limits are requests per minute; each may come in one burst. 0 takes the default, below 0 there is no limit.
 //
-// The limit per address is charged before any work, the one per subject once the token is verified: what stands in a token
-// that nobody verified is anybody's to name. The one per issuer is charged to those whom a rule admits: of a public issuer
-// everybody has tokens, and a few strangers could lock all others out. To verify costs little more than the proofs did, and what is asked of the issuer has a limit of its own
-// (package tokens). Renewals by the key of a binding are exempt from the issuer's, so that a rush of newcomers ends no membership.
+// Nobody may use up what is somebody else's. The limit per address is charged before any work. The one per subject is charged
+// once the token is verified and fits the keys: what stands in a token that nobody verified is anybody's to name, and one that
+// commits to keys is anybody's to show with others. The one per issuer is charged to those whom a rule admits: of a public
+// issuer everybody has tokens, and a few strangers could lock all others out. To verify costs little more than the proofs did,
+// and what is asked of the issuer has a limit of its own (package tokens).
+//
+// A renewal or rotation by the key of a binding in force is charged to its node (perNode) and to nothing else: neither a rush
+// of newcomers nor a flood from behind the same address translator or load balancer ends a membership.
 type Limits struct {
 	PerIssuer, PerSubject, PerAddress int
 	// Waiting is the most requests of a zone that wait for a maintainer, WaitingPerSubject those of one identity.
 	Waiting, WaitingPerSubject int
 }
+
+// perNode is how many renewals and rotations a node may ask for in a minute. It needs one in hours.
+const perNode = 60
 
 // Defaults.
 const (
@@ -52,14 +59,22 @@ func (l Limits) filled() Limits {
 
 // limiter holds the limits of one network.
 type limiter struct {
-	limits                      Limits
-	addresses, issuers, subject *rates
+	limits                             Limits
+	addresses, nodes, issuers, subject *rates
 }
 
 func newLimiter(l Limits) *limiter {
 	l = l.filled()
-	return &limiter{limits: l, addresses: newRates(l.PerAddress), issuers: newRates(l.PerIssuer),
-		subject: newRates(l.PerSubject)}
+	return &limiter{limits: l, addresses: newRates(l.PerAddress), nodes: newRates(perNode),
+		issuers: newRates(l.PerIssuer), subject: newRates(l.PerSubject)}
+}
+
+// sender charges the node whose key has proven the request, otherwise the address that it came from.
+func (l *limiter) sender(from netip.Addr, node nodeKey, proven bool, now time.Time) error {
+	if proven {
+		return tooMany("by this node", l.nodes.charge(node.String(), now))
+	}
+	return l.address(from, now)
 }
 
 // address charges the sender. An IPv6 host has a /64 to choose from, so all of it counts as one.

@@ -34,15 +34,16 @@ func (s *Service) Rotate(ctx context.Context, from netip.Addr, zone, node string
 	if pub == nil {
 		return protocol.EnrolResult{}, notReady()
 	}
-	if err := s.limits.address(from, now); err != nil {
+	key := nodeKey{zone, node}
+	h := s.bindings.get(key)
+	proven := h != nil && !h.expired(now) && proof.Proof.Subject == node && verify(proof, h.Binding.IdentityKey, body) == nil
+	if err := s.limits.sender(from, key, proven, now); err != nil {
 		return protocol.EnrolResult{}, err
 	}
 	req, err := protocol.DecodeRotate(body)
 	if err != nil {
 		return protocol.EnrolResult{}, err
 	}
-	key := nodeKey{zone, node}
-	h := s.bindings.get(key)
 	if h == nil || h.expired(now) || !s.bindings.accepts(h, pub.Root) {
 		return protocol.EnrolResult{}, unproven()
 	}
@@ -54,7 +55,7 @@ func (s *Service) Rotate(ctx context.Context, from netip.Addr, zone, node string
 	if h.holds(req.PublicKey, req.IdentityKey) {
 		return resultOf(h.Signed), nil // done before; the proof is by the key that counts
 	}
-	if proof.Proof.Subject != node || verify(proof, h.Binding.IdentityKey, body) != nil {
+	if !proven {
 		return protocol.EnrolResult{}, unproven()
 	}
 	if !s.macOfRotation(zone, node, req) {
