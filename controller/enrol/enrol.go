@@ -405,12 +405,13 @@ func (s *Service) checkCount(a *attempt) error {
 			", "), a.grant.Rule.Name, a.grant.Pos, a.grant.MaxNodes)
 }
 
-// tokenProblem says what is wrong with a token, never what it holds.
+// tokenProblem says what is wrong with a token, never what it holds. Why an issuer cannot be asked is in the log, where package
+// tokens says it: strangers would learn from it what this host reaches.
 func tokenProblem(issuer *spec.Issuer, err error) error {
 	var down *tokens.Unavailable
 	if errors.As(err, &down) {
 		p := protocol.NewProblem(http.StatusServiceUnavailable, protocol.CodeUnavailable,
-			fmt.Sprintf("issuer %s cannot be asked now; members stay members meanwhile: %s", issuer.Name, err))
+			fmt.Sprintf("issuer %s cannot be asked now: try again; members stay members meanwhile", issuer.Name))
 		p.RetryAfter = 10
 		return p
 	}

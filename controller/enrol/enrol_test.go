@@ -282,7 +282,10 @@ func TestProviderDown(t *testing.T) {
 	token := m.token(w.person("ann", "ops"))
 	w.tokens.Break(issuerURL, errors.New("connection refused"))
 	_, err := m.enrol(s, "corp", token)
-	refusedWith(t, err, protocol.CodeUnavailable, "corp")
+	refusedWith(t, err, protocol.CodeUnavailable, "corp", "cannot be asked now")
+	if strings.Contains(err.Error(), "connection refused") {
+		t.Errorf("what the controller reaches is told: %v", err)
+	}
 	job := w.machine("job")
 	job.join(s, "ci", w.tokens.Issue(w.job("acme/app", 1))) // costs nobody else anything
 	w.tokens.Break(issuerURL, nil)

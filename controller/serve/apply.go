@@ -144,11 +144,13 @@ func (n *network) useToken(ctx context.Context, v *tokens.Verified) error {
 	return storeProblem(err)
 }
 
-// tokenProblem says what is wrong with a token, or that its issuer cannot be asked. Neither holds the token.
+// tokenProblem says what is wrong with a token, or that its issuer cannot be asked. Neither holds the token, nor why: package
+// tokens logs that, and strangers would learn from it what this host reaches.
 func tokenProblem(err error) error {
 	var down *tokens.Unavailable
 	if errors.As(err, &down) {
-		p := protocol.NewProblem(http.StatusServiceUnavailable, protocol.CodeUnavailable, down.Error())
+		p := protocol.NewProblem(http.StatusServiceUnavailable, protocol.CodeUnavailable,
+			fmt.Sprintf("issuer %s cannot be asked now: try again", down.Issuer))
 		p.RetryAfter = 5
 		return p
 	}

@@ -184,7 +184,8 @@ func TestApplyByIdentityRefuses(t *testing.T) {
 	}
 	c.idp.Break(ciIssuer, errors.New("no route to host"))
 	good := c.idp.Issue(c.claims(nil))
-	if _, err := c.client(good).Apply(t.Context(), commitA); problemCode(err) != protocol.CodeUnavailable {
+	if _, err := c.client(good).Apply(t.Context(), commitA); problemCode(err) != protocol.CodeUnavailable ||
+		!strings.Contains(err.Error(), ciIssuer) || strings.Contains(err.Error(), "no route to host") {
 		t.Errorf("a dead issuer: %v", err)
 	}
 	c.idp.Break(ciIssuer, nil)

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -72,12 +73,15 @@ func TestLoopbackIssuersLeadNowhereElse(t *testing.T) {
 
 // TestAnswersAreNotToldOn: what a URL in git leads to may be for this host's eyes only.
 func TestAnswersAreNotToldOn(t *testing.T) {
-	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		http.Error(w, "the-secret-of-a-local-service", http.StatusForbidden)
-	}))
-	defer server.Close()
-	err := ask(t, server.URL, junk(server.URL, time.Now(), 256))
-	if err == nil || !strings.Contains(err.Error(), "403") || strings.Contains(err.Error(), "the-secret") {
-		t.Errorf("%v", err)
+	for _, status := range []int{http.StatusCreated, http.StatusNonAuthoritativeInfo, http.StatusNotModified, http.StatusForbidden} {
+		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			w.WriteHeader(status)
+			_, _ = w.Write([]byte("the-secret-of-a-local-service"))
+		}))
+		defer server.Close()
+		err := ask(t, server.URL, junk(server.URL, time.Now(), 256))
+		if err == nil || !strings.Contains(err.Error(), strconv.Itoa(status)) || strings.Contains(err.Error(), "the-secret") {
+			t.Errorf("%d: %v", status, err)
+		}
 	}
 }

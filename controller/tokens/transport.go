@@ -72,8 +72,8 @@ func certificates(file string) (*x509.CertPool, error) {
 	return pool, nil
 }
 
-// capped fails the reading of answers beyond MaxAnswer, and drops the content of answers that are errors: it would end in
-// what strangers are told, and a URL in git may lead to a service that only this host reaches.
+// capped fails the reading of answers beyond MaxAnswer, and drops the content of those that are not 200: it would end in
+// messages, and a URL in git may lead to a service that only this host reaches.
 type capped struct{ *http.Transport }
 
 // RoundTrip implements http.RoundTripper.
@@ -85,7 +85,7 @@ func (c capped) RoundTrip(req *http.Request) (*http.Response, error) {
 	if resp.ContentLength > MaxAnswer {
 		return nil, errors.Join(errAnswerTooLarge, resp.Body.Close())
 	}
-	if resp.StatusCode >= 400 {
+	if resp.StatusCode != http.StatusOK {
 		err := resp.Body.Close()
 		resp.Body = http.NoBody
 		return resp, err
