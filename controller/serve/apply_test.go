@@ -5,12 +5,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"strings"
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/apex-network/apex/controller/client"
 	"github.com/apex-network/apex/controller/serve"
@@ -253,5 +257,54 @@ func TestTickets(t *testing.T) {
 		if resp.Body.Close(); resp.StatusCode != http.StatusBadRequest {
 			t.Errorf("%s: %d", body, resp.StatusCode)
 		}
+	}
+}
+
+// hanging is a provider that does not answer.
+type hanging struct{ asked chan struct{} }
+
+func (h hanging) Verify(ctx context.Context, _ tokens.Issuer, _ string) (*tokens.Verified, error) {
+	h.asked <- struct{}{}
+	<-ctx.Done()
+	return nil, ctx.Err()
+}
+
+// TestHangingIssuerOfAppliersHoldsUpNoAgent: anybody can send tokens that name an applier's issuer, which nobody has verified
+// yet.
+func TestHangingIssuerOfAppliersHoldsUpNoAgent(t *testing.T) {
+	c := newCI(t)
+	const requests = 2
+	s, err := serve.New(serve.Options{Now: time.Now, Logger: slog.New(slog.DiscardHandler), Metrics: serve.NewMetrics(prometheus.NewRegistry()), Requests: requests})
+	if err != nil {
+		t.Fatal(err)
+	}
+	memory := store.NewMemory(time.Now)
+	nonces, err1 := memory.Bucket(t.Context(), serve.NonceBucket())
+	status, err2 := memory.Bucket(t.Context(), serve.StatusBucket())
+	used, err3 := memory.Bucket(t.Context(), store.BucketConfig{Name: "tokens"})
+	idp := hanging{make(chan struct{})}
+	err4 := s.Set(t.Context(), serve.Network{Name: "acme", Publisher: c.publisher, Control: c.loop, Nonces: nonces, Status: status,
+		Tokens: used, Verifier: idp, Apply: true})
+	if err := errors.Join(err1, err2, err3, err4); err != nil {
+		t.Fatal(err)
+	}
+	server := httptest.NewServer(s.Handler())
+	defer server.Close()
+	base, err := url.Parse(server.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	for range requests {
+		junk := (&tokens.Memory{}).Issue(c.claims(nil))
+		stranger := client.New(client.Options{URL: base, Network: "acme", HTTP: http.DefaultClient,
+			Token: func(context.Context) (string, error) { return junk, nil }})
+		go func() { _, _ = stranger.Apply(ctx, commitA) }()
+		<-idp.asked
+	}
+	c.server = s
+	if status := c.get(name(0), protocol.TimestampPath("acme", "prod"), nil); status != http.StatusOK {
+		t.Errorf("an agent is answered %d", status)
 	}
 }

@@ -157,11 +157,14 @@ func (s *Server) routes() {
 		s.mux.Handle(pattern, s.measured(name, s.taken(limit, first, h)))
 	}
 	take(protocol.PatternReport, "report", protocol.MaxStatusBytes, anybody, s.postReport)
-	take(protocol.PatternApply, "apply", protocol.MaxApplyBytes, anybody, s.postApply)
 	take(protocol.PatternCosign, "cosign", protocol.MaxCosignBytes, s.fromWitness, s.postCosign)
-	// An enrolment may wait for a provider: it has slots of its own, so that a provider that hangs keeps no agent from its view.
-	s.mux.Handle(protocol.PatternEnrol, s.measured("enrol",
-		s.takenIn(make(chan struct{}, s.opts.Requests), protocol.MaxEnrolBytes, anybody, s.postEnrol)))
+	// An enrolment and an apply may wait for a provider: each has slots of its own, so that one that hangs keeps no agent from
+	// its view.
+	wait := func(pattern, name string, limit int, h takes) {
+		s.mux.Handle(pattern, s.measured(name, s.takenIn(make(chan struct{}, s.opts.Requests), limit, anybody, h)))
+	}
+	wait(protocol.PatternEnrol, "enrol", protocol.MaxEnrolBytes, s.postEnrol)
+	wait(protocol.PatternApply, "apply", protocol.MaxApplyBytes, s.postApply)
 	take(protocol.PatternRotate, "rotate", protocol.MaxRotateBytes, anybody, s.postRotate)
 	take(protocol.PatternLeave, "leave", 0, anybody, s.postLeave)
 	take(protocol.PatternDecide, "decide", protocol.MaxApplyBytes*2, anybody, s.postDecision)
