@@ -58,6 +58,7 @@ func (c *checker) checkIssuers() {
 		}
 	}
 	c.checkTwins(doc)
+	c.checkApart(doc)
 	for i := range doc.Value.Spec.Revoked {
 		c.checkRevocation(doc, indexed("spec.revoked", i), &doc.Value.Spec.Revoked[i])
 	}
@@ -100,6 +101,29 @@ func (c *checker) checkTwins(doc *Document[Network]) {
 			default:
 				c.warnf(doc, path, diag.BadIssuer, "revoke people under both names",
 					"issuers %q and %q are one provider: what revokes an identity of one does not reach the other", other.Name, one.Name)
+			}
+		}
+	}
+}
+
+// checkApart keeps the tokens that apply from enrolling: a job shows them to a controller and leaves them in its own memory and
+// logs, as something that is worth one look at a commit.
+func (c *checker) checkApart(doc *Document[Network]) {
+	if c.repo.TrustRoot == nil {
+		return
+	}
+	for i := range doc.Value.Spec.Issuers {
+		issuer := &doc.Value.Spec.Issuers[i]
+		if issuer.TokenBinding != TokenBindingOptional || issuer.URL == "" {
+			continue
+		}
+		audience := TokenAudience(issuer.Audience, issuer.ClientID)
+		for _, a := range c.repo.TrustRoot.Value.Spec.Appliers.Identities {
+			if a.Issuer == issuer.URL && TokenAudience(a.Audience, "") == audience {
+				c.errorf(doc, indexed("spec.issuers", i)+".audience", diag.ApplyTokensEnrol, "give the issuer another audience, such as "+audience+"-join",
+					"issuer %q takes tokens that commit to no keys, and those that applier %q applies with are such: both have audience %q",
+					issuer.Name, a.Name, clip(audience))
+				break
 			}
 		}
 	}

@@ -107,6 +107,7 @@ const (
 	ApprovalUnused    = "APX2009"
 	NoEnrolmentKey    = "APX2010"
 	IssuerUngranted   = "APX2011"
+	ApplyTokensEnrol  = "APX2012"
 )
 
 // Entry explains one code.

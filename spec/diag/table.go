@@ -106,5 +106,6 @@ func Table() []Entry {
 		{ApprovalUnused, "approval that nothing asks for", "No member rule of the zone says `approval: review`, or the approval stands twice. Remove it."},
 		{NoEnrolmentKey, "no enrolment key", "The trust root names no enrolment key, so that no binding counts and nobody can enrol. Add one with `apex trust rotate`."},
 		{IssuerUngranted, "issuer not granted by the trust root", "Where spec.issuers of the TrustRoot lists issuers, the Network may hold no others, with url, audience and clientID as they stand there: hosts get and hand over tokens of these alone, so that neither a stolen controller nor a maintainer can send people to sign in somewhere else."},
+		{ApplyTokensEnrol, "tokens that apply and enrol", "An issuer with `tokenBinding: optional` takes tokens of the same provider, for the same audience, as an applier of the trust root. Whoever sees a token that a job applies with could enrol keys of their own with it. Give the issuer an audience of its own, and let the jobs that join ask for that one."},
 	}
 }
