@@ -7,6 +7,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"os"
@@ -15,6 +16,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/apex-network/apex/controller/serve"
+	"github.com/apex-network/apex/controller/store"
 	"github.com/apex-network/apex/internal/protocol"
 	"github.com/apex-network/apex/signer"
 	"github.com/apex-network/apex/spec/peermap"
@@ -296,6 +299,28 @@ func TestWebhookOnlyPokes(t *testing.T) {
 		if resp, _ := w.do(call{method: http.MethodPost, path: protocol.WebhookPath(w.name), body: body, header: h}); resp.StatusCode != http.StatusUnauthorized {
 			t.Errorf("%v: %d", h, resp.StatusCode)
 		}
+	}
+}
+
+// What is kept of nodes that left while no controller ran, or the one before was slow to forget, goes once it is known who is left.
+func TestStatusOfGoneNodesIsForgotten(t *testing.T) {
+	w := newWorld(t)
+	b, err := w.store.Bucket(t.Context(), serve.StatusBucket())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, node := range []string{"a", "gone"} {
+		if err := b.Put(t.Context(), w.name+".prod."+node, []byte("{}")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.start()
+	w.await("the status of a node that is gone is forgotten", func(protocol.FleetStatus) bool {
+		_, err := b.Get(t.Context(), w.name+".prod.gone")
+		return errors.Is(err, store.ErrNotFound)
+	})
+	if _, err := b.Get(t.Context(), w.name+".prod.a"); err != nil {
+		t.Errorf("the status of a node that is here: %v", err)
 	}
 }
 

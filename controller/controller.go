@@ -263,6 +263,7 @@ func (c *Controller) register(ctx context.Context, n *network) error {
 	if err != nil {
 		return err
 	}
+	n.forget = func(ctx context.Context) error { return c.server.Tidy(ctx, n.cfg.Name) }
 	served := serve.Network{
 		Name: n.cfg.Name, Publisher: n.publisher, Control: n, Roots: n.roots, Records: n.records, Nonces: nonces, Status: status,
 		Verifier: n.verifier, Tokens: buckets.Tokens,

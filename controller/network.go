@@ -32,6 +32,7 @@ import (
 //	follow     poll, poke, apply ──▶ fetch ──▶ sync (sync.go) ──▶ publisher
 //	           enrolments, the ends of rules and bindings ──▶ recompile (bindings.go) ──▶ publisher
 //	maintain   timestamps and manifests before they expire
+//	tidy       the status of nodes that are gone
 //
 // What it serves comes from the publisher alone, so a loop that is stuck or failing takes nothing from the agents.
 type network struct {
@@ -48,6 +49,8 @@ type network struct {
 	replica   *replica // nil: this controller is alone
 	metrics   *metrics
 	statePath string
+	// forget deletes the status of nodes that are not published.
+	forget func(context.Context) error
 	// secret is the webhook's; secrets is the digest of all secret files as they were read.
 	secret  []byte
 	secrets [sha256.Size]byte
@@ -56,6 +59,7 @@ type network struct {
 	changed chan struct{} // the bindings are not what they were
 	wake    chan struct{} // something was published: the time of the next renewal has to be found anew
 	orders  chan order
+	began   chan struct{} // the first commit of this leadership is published
 	done    chan struct{} // closed when run ends
 
 	// published is what enrolments are judged by; nil until a commit was compiled in this process.
@@ -106,7 +110,7 @@ func (c *Controller) openNetwork(ctx context.Context, cfg config.Network) (_ *ne
 	}
 	n := &network{
 		cfg: cfg, log: c.log.With("network", cfg.Name), now: c.now, metrics: c.metrics, statePath: filepath.Join(dir, "state.json"),
-		poke: make(chan struct{}, 1), changed: make(chan struct{}, 1), wake: make(chan struct{}, 1), orders: make(chan order), done: make(chan struct{}),
+		poke: make(chan struct{}, 1), changed: make(chan struct{}, 1), wake: make(chan struct{}, 1), orders: make(chan order), began: make(chan struct{}, 1), done: make(chan struct{}),
 		batch: batch{window: batchWindow},
 	}
 	fail := func(err error) (*network, error) { return nil, fmt.Errorf("network %s: %w", cfg.Name, err) }
@@ -235,7 +239,31 @@ func (n *network) lead(ctx context.Context) {
 	var parts sync.WaitGroup
 	parts.Go(func() { n.maintain(ctx) })
 	parts.Go(func() { n.follow(ctx) })
+	parts.Go(func() { n.tidy(ctx) })
 	parts.Wait()
+}
+
+// tidyInterval is how long the status of a node that is gone stays. Members may come and go under new names all day.
+const tidyInterval = time.Minute
+
+// tidy forgets nodes that are gone, once it is known in this leadership which are not.
+func (n *network) tidy(ctx context.Context) {
+	tick := time.NewTicker(tidyInterval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-n.began:
+		case <-tick.C:
+		}
+		if n.published.Load() == nil {
+			continue
+		}
+		if err := n.forget(ctx); err != nil && ctx.Err() == nil {
+			n.log.Warn("the status of nodes that are gone stays in the store for now", "error", err)
+		}
+	}
 }
 
 // maintain keeps signatures fresh.

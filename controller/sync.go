@@ -137,7 +137,9 @@ func (n *network) publish(ctx context.Context, a *accepted, out *build.Outcome, 
 	nudge(n.wake)
 	// A zone that cannot be signed keeps nobody from enrolling in the others.
 	n.current = a
-	n.published.Store(a)
+	if n.published.Swap(a) == nil {
+		nudge(n.began)
+	}
 	if n.enrolment != nil {
 		n.enrolment.Nudge()
 	}

@@ -2,8 +2,10 @@ package serve
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/apex-network/apex/controller/publish"
@@ -52,6 +54,44 @@ func keepStatus(ctx context.Context, c *caller, status protocol.NodeStatus, now 
 		return err
 	}
 	return c.zone.net.Status.Put(ctx, c.zone.net.Name+"."+c.zone.name+"."+c.node.Name, data)
+}
+
+// Tidy deletes what is kept of nodes that no published generation of a network has: their bindings have ended, or git has
+// dropped them. Whoever leads the network calls it now and then; a report that crosses with a publication goes the next time.
+func (s *Server) Tidy(ctx context.Context, name string) error {
+	n, ok := s.network(name)
+	if !ok {
+		return nil
+	}
+	keys, err := n.Status.Keys(ctx, name)
+	if err != nil {
+		return fmt.Errorf("status of nodes that are gone: %w", err)
+	}
+	var errs []error
+	for _, key := range keys {
+		if !n.publishes(key) {
+			errs = append(errs, n.Status.Delete(ctx, key))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// publishes reports whether the node that a status is kept for, under network.zone.node, is in the generation that counts now.
+func (n *network) publishes(key string) bool {
+	parts := strings.Split(key, ".")
+	if len(parts) != 3 {
+		return false
+	}
+	z, ok := n.Publisher.Zone(parts[1])
+	if !ok {
+		return false
+	}
+	snapshot, _ := z.Snapshot()
+	if snapshot == nil {
+		return false
+	}
+	_, _, ok = snapshot.Node(parts[2])
+	return ok
 }
 
 // readBody reads a whole body within a cap and a time.

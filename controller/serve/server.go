@@ -70,10 +70,13 @@ func NonceBucket() store.BucketConfig {
 	}
 }
 
-// StatusBucket keeps the last status of each node.
+// StatusBucket keeps the last status of each node that is published (Tidy). Its size is an eighth of the embedded store, so that
+// what nodes say of themselves leaves the room that serials, bindings and timestamps need: enough for 8000 nodes that send as
+// much as they may, and for a hundred times as many as they are.
 func StatusBucket() store.BucketConfig {
 	return store.BucketConfig{
-		Name: "status", Description: "last status of each node, by network.zone.node", MaxValueBytes: protocol.MaxStatusBytes + 1<<10,
+		Name: "status", Description: "last status of each node, by network.zone.node", MaxBytes: 512 << 20,
+		MaxValueBytes: protocol.MaxStatusBytes + 1<<10,
 	}
 }
 

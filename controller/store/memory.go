@@ -223,6 +223,20 @@ func (b *memoryBucket) Each(ctx context.Context, prefix string, f func(string, [
 	return nil
 }
 
+func (b *memoryBucket) Keys(ctx context.Context, prefix string) ([]string, error) {
+	defer b.store.mu.Unlock()
+	if err := b.lock(ctx); err != nil {
+		return nil, err
+	}
+	var keys []string
+	for k := range b.values {
+		if Below(prefix, k) {
+			keys = append(keys, k)
+		}
+	}
+	return keys, nil
+}
+
 // Below reports whether key lies below prefix, as Each, Watch and Names mean it.
 func Below(prefix, key string) bool {
 	return prefix == "" || strings.HasPrefix(key, prefix+".")

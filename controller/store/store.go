@@ -76,6 +76,8 @@ type Bucket interface {
 	Remove(ctx context.Context, key string, revision uint64) error
 	// Each calls f for every key below prefix ("a.b" is below "a"; "" is above all), in no order, until f fails.
 	Each(ctx context.Context, prefix string, f func(key string, value []byte) error) error
+	// Keys lists the keys below prefix, in no order, without reading their values.
+	Keys(ctx context.Context, prefix string) ([]string, error)
 	// Watch tells f every value below prefix that there is, then one Change without a key, then every change until ctx ends
 	// or the store does; the error is never nil. A key that changes fast may skip values, never the last one. A value that
 	// its TTL ends is not told. f runs on the caller's goroutine, one call at a time.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -99,6 +100,9 @@ func exercise(t *testing.T, b store.Bucket) {
 	}
 	if len(got) != 1 || got["net.zone.a"] != "2" {
 		t.Fatalf("below net: %v", got)
+	}
+	if keys, err := b.Keys(ctx, "net"); err != nil || !slices.Equal(keys, []string{"net.zone.a"}) {
+		t.Fatalf("keys below net: %v, %v", keys, err)
 	}
 	if err := b.Delete(ctx, "network.zone.b"); err != nil {
 		t.Fatal(err)

@@ -172,12 +172,22 @@ func (b *bucket) purge(opts ...jetstream.KVDeleteOpt) []jetstream.KVDeleteOpt {
 var errEnough = errors.New("enough")
 
 func (b *bucket) Each(ctx context.Context, prefix string, f func(string, []byte) error) error {
+	return b.list(ctx, prefix, f)
+}
+
+func (b *bucket) Keys(ctx context.Context, prefix string) (keys []string, err error) {
+	err = b.list(ctx, prefix, func(key string, _ []byte) error { keys = append(keys, key); return nil }, jetstream.MetaOnly())
+	return keys, err
+}
+
+// list tells f what there is.
+func (b *bucket) list(ctx context.Context, prefix string, f func(string, []byte) error, opts ...jetstream.WatchOpt) error {
 	err := b.follow(ctx, prefix, nil, func(c store.Change) error {
 		if c.Key == "" {
 			return errEnough
 		}
 		return f(c.Key, c.Value)
-	}, jetstream.IgnoreDeletes())
+	}, append(opts, jetstream.IgnoreDeletes())...)
 	if errors.Is(err, errEnough) {
 		return nil
 	}
