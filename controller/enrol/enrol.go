@@ -285,8 +285,8 @@ func orNone(list []netip.Prefix) string {
 	return strings.Join(texts, ", ")
 }
 
-// checkConflicts demands that name and keys are the node's to have, and that the identity has not too many nodes. It is to
-// be called with the identity's lock held.
+// checkConflicts demands that name and keys are the node's to have, and that the identity has not too many nodes by its
+// rule. It is to be called with the identity's lock held.
 func (s *Service) checkConflicts(ctx context.Context, a *attempt) error {
 	a.held, a.renewal = nil, false
 	if s.gitOf(a.pub).has(a.key) {
@@ -387,11 +387,20 @@ func (s *Service) checkRoutes(a *attempt) error {
 	return nil
 }
 
-// checkCount counts the nodes that the identity holds in the zone.
+// checkCount counts the nodes that the identity holds in the zone by the rule that admits it now. As in the compile, a node
+// counts for the rule that admits the claims of its binding at this commit, whichever did when it was bound.
 func (s *Service) checkCount(a *attempt) error {
+	all := s.bindings.of(a.req.Zone, a.identity)
+	if len(all) < a.grant.MaxNodes {
+		return nil // few enough, whatever their rules: there is nothing to match
+	}
 	var names []string
-	for _, h := range s.bindings.of(a.req.Zone, a.identity) {
-		if h.Binding.Node != a.req.Node && !s.ended(a, h) {
+	for _, h := range all {
+		if h.Binding.Node == a.req.Node || s.ended(a, h) {
+			continue
+		}
+		grant, err := identity.Match(a.pub.Repo, a.req.Zone, h.Binding.Identity)
+		if err == nil && grant.Rule.Name == a.grant.Rule.Name {
 			names = append(names, h.Binding.Node)
 		}
 	}
@@ -400,9 +409,9 @@ func (s *Service) checkCount(a *attempt) error {
 	}
 	slices.Sort(names)
 	return problem(http.StatusConflict, protocol.CodeExhausted,
-		"%s:%s holds %d nodes in zone %s (%s), rule %s (%s) gives %d: let one leave",
-		a.identity.Issuer, a.identity.Subject, len(names), a.req.Zone, strings.Join(names[:min(len(names), 10)],
-			", "), a.grant.Rule.Name, a.grant.Pos, a.grant.MaxNodes)
+		"%s:%s holds %d nodes in zone %s by rule %s (%s), which gives %d: let one leave of %s",
+		a.identity.Issuer, a.identity.Subject, len(names), a.req.Zone, a.grant.Rule.Name, a.grant.Pos, a.grant.MaxNodes,
+		strings.Join(names[:min(len(names), 10)], ", "))
 }
 
 // tokenProblem says what is wrong with a token, never what it holds. Why an issuer cannot be asked is in the log, where package

@@ -250,6 +250,49 @@ func TestMaximumOfNodes(t *testing.T) {
 	refusedWith(t, s.Leave(t.Context(), "prod", "a", leave, w.verify(path)), protocol.CodeProof)
 }
 
+// What an identity may have is counted by rule, by the rules of now, and as the compile counts.
+func TestMaximumIsPerRule(t *testing.T) {
+	w := newWorld(t)
+	rules := func(staff, board string) {
+		w.publish("", "", spec.File{Path: "zones/desk.yaml", Data: fmt.Appendf(nil, `apiVersion: apex/v1alpha1
+kind: Zone
+metadata: {name: desk}
+spec:
+  ranges: [10.2.0.0/24]
+  dynamic: [10.2.0.0/25]
+  members:
+    - {name: staff, issuer: corp, groups: [%s], maxNodes: 2}
+    - {name: board, issuer: corp, groups: [%s], maxNodes: 1}
+`, staff, board)})
+	}
+	s := w.service()
+	as := func(group, name string) error {
+		m := w.machine(name)
+		_, err := m.enrol(s, "corp", m.token(w.person("ann", group)), func(r *protocol.EnrolRequest) { r.Zone = "desk" })
+		return err
+	}
+	joins := func(group, name string) {
+		t.Helper()
+		if err := as(group, name); err != nil {
+			t.Fatalf("%s as one of %s: %v", name, group, err)
+		}
+	}
+	rules("ops", "board")
+	joins("ops", "a")
+	joins("ops", "b")
+	refusedWith(t, as("ops", "c"), protocol.CodeExhausted, "a, b", "staff", "2")
+	joins("board", "c") // two by another rule are not in its way
+	refusedWith(t, as("board", "d"), protocol.CodeExhausted, "holds 1 nodes", "of c", "board")
+	list, _ := s.Snapshot()
+	if left := identity.NewAdmitter().Admit(w.pub.Load().Repo, list, w.now()).Rejected; len(left) != 0 {
+		t.Errorf("the compile leaves out %+v", left)
+	}
+	rules("board", "ops") // c is staff now, a and b are on the board, which is one too many
+	joins("board", "d")
+	refusedWith(t, as("board", "e"), protocol.CodeExhausted, "c, d", "staff")
+	refusedWith(t, as("ops", "e"), protocol.CodeExhausted, "a, b", "board")
+}
+
 func TestRevokedMayNotEnrol(t *testing.T) {
 	w := newWorld(t)
 	s := w.service()
@@ -290,37 +333,6 @@ func TestProviderDown(t *testing.T) {
 	job.join(s, "ci", w.tokens.Issue(w.job("acme/app", 1))) // costs nobody else anything
 	w.tokens.Break(issuerURL, nil)
 	m.join(s, "corp", token)
-}
-
-func TestFloodsAreLimited(t *testing.T) {
-	w := newWorld(t)
-	s := w.service(func(o *Options) { o.Limits = Limits{PerIssuer: 5, PerSubject: 3, PerAddress: 20} })
-	var last error
-	for range 6 {
-		_, last = w.machine("junk").enrol(s, "corp", w.tokens.Issue(with(w.person("x", "ops"), "aud", "junk")))
-	}
-	refusedWith(t, last, protocol.CodeToken) // strangers use up nobody's share
-	for i := range 6 {
-		m := w.machine(fmt.Sprint("laptop", i))
-		_, last = m.enrol(s, "corp", m.token(w.person(fmt.Sprint("ann", i), "ops")))
-	}
-	refusedWith(t, last, protocol.CodeTooMany, "corp")
-	job := w.machine("job")
-	job.join(s, "ci", w.tokens.Issue(w.job("acme/app", 1))) // another issuer is another matter
-	for range 20 {
-		_, last = w.machine("junk").enrol(s, "ci", w.tokens.Issue(with(w.job("acme/app", 1), "aud", "junk")))
-	}
-	refusedWith(t, last, protocol.CodeTooMany, "address")
-	w.pass(time.Minute)
-	// Renewals by a bound key get through a rush with the same issuer.
-	m := w.machine("laptop")
-	m.join(s, "corp", m.token(w.person("eve", "ops")))
-	for i := range 5 {
-		other := w.machine(fmt.Sprint("other", i))
-		_, last = other.enrol(s, "corp", other.token(w.person(fmt.Sprint("bob", i), "ops")))
-	}
-	refusedWith(t, last, protocol.CodeTooMany, "corp")
-	m.join(s, "corp", m.token(w.person("eve", "ops")))
 }
 
 func TestUnknownFieldsAreRefused(t *testing.T) {

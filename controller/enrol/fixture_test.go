@@ -250,6 +250,14 @@ func (m *machine) enrol(s *Service, issuer, token string, change ...func(*protoc
 	return s.Enrol(m.w.ctx(), netip.MustParseAddr("203.0.113.7"), proof, r)
 }
 
+// enrolFrom is enrol from an address of its own.
+func (m *machine) enrolFrom(from netip.Addr, s *Service, issuer, token string) error {
+	m.w.t.Helper()
+	proof, r := m.request(s, issuer, token)
+	_, err := s.Enrol(m.w.ctx(), from, proof, r)
+	return err
+}
+
 // join enrols and demands that it works.
 func (m *machine) join(s *Service, issuer, token string, change ...func(*protocol.EnrolRequest)) binding.Binding {
 	m.w.t.Helper()

@@ -2,8 +2,10 @@ package enrol
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"net/netip"
 	"slices"
 	"strings"
@@ -125,6 +127,107 @@ func TestNameIsHeldThroughAnotherReplica(t *testing.T) {
 		t.Fatal(err)
 	}
 	next.join(s, "ci", next.token(w.job("acme/x", 3)))
+}
+
+// Each limit refuses by itself, in words of its own, and says when to come back; whom it is not about it leaves alone.
+func TestFloodsAreLimited(t *testing.T) {
+	here, there := netip.MustParseAddr("2001:db8:1::7"), netip.MustParseAddr("2001:db8:2::7")
+	person := func(w *world, name string) (*machine, string) {
+		m := w.machine(name)
+		return m, m.token(w.person(name, "ops"))
+	}
+	for name, c := range map[string]struct {
+		limits Limits
+		// flood is one of many requests, other one that the flood is no reason to refuse.
+		flood, other func(w *world, s *Service, n int) error
+		says         string
+	}{
+		"address": {
+			limits: Limits{PerAddress: 3, PerSubject: -1, PerIssuer: -1},
+			flood: func(w *world, s *Service, n int) error {
+				m, token := person(w, fmt.Sprint("laptop", n))
+				return m.enrolFrom(netip.MustParseAddr(fmt.Sprintf("2001:db8:1::%d", n)), s, "corp", token) // a host has all of its network
+			},
+			other: func(w *world, s *Service, n int) error {
+				m, token := person(w, fmt.Sprint("other", n))
+				return m.enrolFrom(there, s, "corp", token)
+			},
+			says: "from this address",
+		},
+		"subject": {
+			limits: Limits{PerAddress: -1, PerSubject: 3, PerIssuer: -1},
+			flood: func(w *world, s *Service, n int) error { // with new keys: a renewal is charged to its node
+				m := w.machine(fmt.Sprint("laptop#", n))
+				return m.enrolFrom(here, s, "corp", m.token(w.person("ann", "ops")))
+			},
+			other: func(w *world, s *Service, n int) error {
+				m, token := person(w, fmt.Sprint("other", n))
+				return m.enrolFrom(here, s, "corp", token)
+			},
+			says: "by this identity",
+		},
+		"issuer": {
+			limits: Limits{PerAddress: -1, PerSubject: -1, PerIssuer: 3},
+			flood: func(w *world, s *Service, n int) error {
+				m, token := person(w, fmt.Sprint("laptop", n))
+				return m.enrolFrom(here, s, "corp", token)
+			},
+			other: func(w *world, s *Service, n int) error {
+				return w.machine(fmt.Sprint("job", n)).enrolFrom(here, s, "ci", w.tokens.Issue(w.job("acme/app", n)))
+			},
+			says: "with tokens of issuer corp",
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			s := w.service(func(o *Options) { o.Limits = c.limits })
+			for n := range 3 {
+				if err := c.flood(w, s, n); err != nil {
+					t.Fatalf("request %d: %v", n, err)
+				}
+			}
+			err := c.flood(w, s, 3)
+			refusedWith(t, err, protocol.CodeTooMany, c.says)
+			var p *protocol.Problem
+			if errors.As(err, &p); p.Status != http.StatusTooManyRequests || p.RetryAfter != 20 {
+				t.Errorf("status %d, again in %d s; three a minute are one in 20 s", p.Status, p.RetryAfter)
+			}
+			if err := c.other(w, s, 0); err != nil {
+				t.Errorf("somebody else: %v", err)
+			}
+			w.pass(20 * time.Second)
+			if err := c.flood(w, s, 4); err != nil {
+				t.Errorf("after the time that was told: %v", err)
+			}
+		})
+	}
+}
+
+// Requests with tokens that nobody made use up no identity's share and no issuer's.
+func TestForgedTokensUseUpNoShare(t *testing.T) {
+	w := newWorld(t)
+	s := w.service(func(o *Options) { o.Limits = Limits{PerIssuer: 1, PerSubject: 1} })
+	m := w.machine("laptop")
+	for range 6 {
+		_, err := m.enrol(s, "corp", m.token(with(w.person("ann", "ops"), "aud", "junk")))
+		refusedWith(t, err, protocol.CodeToken)
+	}
+	m.join(s, "corp", m.token(w.person("ann", "ops")))
+}
+
+// Renewals by a bound key get through a rush with the same issuer.
+func TestRushEndsNoMembership(t *testing.T) {
+	w := newWorld(t)
+	s := w.service(func(o *Options) { o.Limits = Limits{PerIssuer: 2} })
+	m := w.machine("laptop")
+	m.join(s, "corp", m.token(w.person("eve", "ops")))
+	var err error
+	for i := range 2 {
+		other := w.machine(fmt.Sprint("other", i))
+		_, err = other.enrol(s, "corp", other.token(w.person(fmt.Sprint("bob", i), "ops")))
+	}
+	refusedWith(t, err, protocol.CodeTooMany, "corp")
+	m.join(s, "corp", m.token(w.person("eve", "ops")))
 }
 
 // Whoever has a good token of a public issuer, and no place here, uses up nobody's share.
