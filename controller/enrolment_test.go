@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -32,7 +33,7 @@ type joining struct {
 	idp *idp.Issuer
 }
 
-func newJoining(t *testing.T) *joining {
+func newJoining(t *testing.T, change ...func(*config.Network)) *joining {
 	t.Helper()
 	key, err := signer.GenerateKey(rand.Reader)
 	if err != nil {
@@ -60,6 +61,9 @@ func newJoining(t *testing.T) *joining {
 	j.push("Let people enrol")
 	j.startAs(func(cfg *config.Config, _ *controller.Options) {
 		cfg.Networks[0].Keys.EnrolmentFiles = []string{filepath.Join(j.dir, "enrolment.key")}
+		for _, f := range change {
+			f(&cfg.Networks[0])
+		}
 	})
 	j.await("prod", func(f protocol.FleetStatus) bool {
 		z := zoneOf(f, "prod")
@@ -171,6 +175,49 @@ func TestRefusedOverHTTP(t *testing.T) {
 	}
 	if resp, _ := j.do(call{method: http.MethodPost, path: protocol.EnrolPath(j.name, "prod"), body: []byte("{}")}); resp.StatusCode != http.StatusUnauthorized {
 		t.Errorf("no proof: %d", resp.StatusCode)
+	}
+}
+
+// A flood of enrolments is told when to come back. Agents at the same address, in one building as it may be, are members
+// still: what they ask is answered, and what is published reaches them.
+func TestFloodOverHTTP(t *testing.T) {
+	const limit = 5
+	j := newJoining(t, func(n *config.Network) { n.Enrolment.PerAddress = limit })
+	member := newJoiner(t, "laptop")
+	if resp, data := j.enrol(member, "ann", "ops"); resp.StatusCode != http.StatusOK {
+		t.Fatalf("%d %s", resp.StatusCode, data)
+	}
+	j.enrolled(1)
+	a := j.agent("prod", "a")
+	watch := a.open()
+	defer watch.close()
+	a.take(watch.next(t))
+	var resp *http.Response
+	var data []byte
+	for n := 1; n < 4*limit; n++ { // the member was the first
+		resp, data = j.enrol(newJoiner(t, fmt.Sprint("host", n)), "eve", "sales")
+		if want := n >= limit; want != (resp.StatusCode == http.StatusTooManyRequests) {
+			t.Fatalf("request %d of %d: %d %s", n+1, limit, resp.StatusCode, data)
+		}
+		j.get("a", protocol.ViewPath(j.name, "prod", "a"))
+	}
+	if again := resp.Header.Get("Retry-After"); again != "12" { // five a minute
+		t.Errorf("Retry-After is %q", again)
+	}
+	if !strings.Contains(string(data), "from this address") {
+		t.Errorf("refused with %s", data)
+	}
+	if resp, data := j.do(j.prove(call{path: protocol.ViewPath(j.name, "prod", "laptop")}, "laptop", member.id)); resp.StatusCode != http.StatusOK {
+		t.Errorf("the member's view: %d %s", resp.StatusCode, data)
+	}
+	j.node("prod", "d", "10.1.0.4")
+	j.mustApply(j.push("Add d"))
+	for m := a.take(watch.next(t)); m == nil || peerNames(m) != "b c d laptop"; m = a.take(watch.next(t)) {
+		t.Log("something else came before d")
+	}
+	j.clock.Advance(12 * time.Second)
+	if resp, data := j.enrol(newJoiner(t, "late"), "bob", "ops"); resp.StatusCode != http.StatusOK {
+		t.Errorf("after the time that was told: %d %s", resp.StatusCode, data)
 	}
 }
 
