@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
+	"net/url"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -177,18 +179,26 @@ func isTrue(conditions []protocol.Condition, kind string) bool {
 	return false
 }
 
-// follow asks for the fleet's status until the commit is enforced everywhere, rolled back somewhere, or time is up.
+// follow asks for the fleet's status until the commit is enforced everywhere, rolled back somewhere, or time is up. A
+// controller that cannot be asked for a while, because it is restarted or another replica takes over, ends nothing: it has
+// taken the commit.
 func follow(ctx context.Context, s cli.Streams, r *client.Client, commit string) error {
 	tick := time.NewTicker(rolloutPoll)
 	defer tick.Stop()
 	line := progressLine{s: s}
 	defer line.end()
+	p := rollout{waiting: "the controller has not told the status yet"}
 	for {
 		fleet, err := r.Fleet(ctx)
-		if err != nil {
-			return timedOut(ctx, coded(err))
+		switch {
+		case err == nil:
+			p = progressOf(fleet, commit)
+		case ctx.Err() != nil: // p is how far it was
+		case passes(err):
+			p = rollout{waiting: err.Error()}
+		default:
+			return coded(err)
 		}
-		p := progressOf(fleet, commit)
 		line.show(p)
 		switch {
 		case p.rolledBack > 0:
@@ -202,6 +212,16 @@ func follow(ctx context.Context, s cli.Streams, r *client.Client, commit string)
 		case <-tick.C:
 		}
 	}
+}
+
+// passes says whether an error may be gone the next time: nobody answered, or who did cannot now.
+func passes(err error) bool {
+	var p *protocol.Problem
+	if errors.As(err, &p) {
+		return p.Status >= http.StatusInternalServerError || p.Status == http.StatusTooManyRequests
+	}
+	var unanswered *url.Error
+	return errors.As(err, &unanswered)
 }
 
 func (r rollout) String() string {
