@@ -35,6 +35,22 @@ type joining struct {
 
 func newJoining(t *testing.T, change ...func(*config.Network)) *joining {
 	t.Helper()
+	j := newJoinable(t)
+	j.startAs(func(cfg *config.Config, _ *controller.Options) {
+		for _, f := range change {
+			f(&cfg.Networks[0])
+		}
+	})
+	j.await("prod", func(f protocol.FleetStatus) bool {
+		z := zoneOf(f, "prod")
+		return z != nil && z.Current != nil
+	})
+	return j
+}
+
+// newJoinable is such a world before its controller runs.
+func newJoinable(t *testing.T) *joining {
+	t.Helper()
 	key, err := signer.GenerateKey(rand.Reader)
 	if err != nil {
 		t.Fatal(err)
@@ -59,16 +75,7 @@ func newJoining(t *testing.T, change ...func(*config.Network)) *joining {
     - {name: guests, issuer: corp, groups: [guests], ttl: 1h, approval: review}
 `)
 	j.push("Let people enrol")
-	j.startAs(func(cfg *config.Config, _ *controller.Options) {
-		cfg.Networks[0].Keys.EnrolmentFiles = []string{filepath.Join(j.dir, "enrolment.key")}
-		for _, f := range change {
-			f(&cfg.Networks[0])
-		}
-	})
-	j.await("prod", func(f protocol.FleetStatus) bool {
-		z := zoneOf(f, "prod")
-		return z != nil && z.Current != nil
-	})
+	j.writeConfig("")
 	return j
 }
 
@@ -97,18 +104,30 @@ func (h joiner) public() peermap.Key { return peermap.Key(h.wg.PublicKey().Bytes
 // enrol asks for a binding as somebody of a group.
 func (j *joining) enrol(h joiner, who, group string) (*http.Response, []byte) {
 	j.t.Helper()
+	body := j.request(h, who, group, j.challenge())
+	return j.do(j.prove(call{method: http.MethodPost, path: protocol.EnrolPath(j.name, "prod"), body: body}, h.name, h.id))
+}
+
+// challenge is what hosts prove their WireGuard keys with.
+func (j *joining) challenge() peermap.Key {
+	j.t.Helper()
 	resp, data := j.do(call{path: protocol.EnrolmentPath(j.name)})
 	if resp.StatusCode != http.StatusOK {
 		j.t.Fatalf("enrolment: %d %s", resp.StatusCode, data)
 	}
-	info := decode[protocol.EnrolmentInfo](j.t, data, protocol.MaxEnrolInfoBytes)
+	return decode[protocol.EnrolmentInfo](j.t, data, protocol.MaxEnrolInfoBytes).Challenge
+}
+
+// request is the body with which a host enrols, with a token of its own.
+func (j *joining) request(h joiner, who, group string, challenge peermap.Key) []byte {
+	j.t.Helper()
 	identity := peermap.Key(h.id.Raw())
 	token := j.idp.Mint(j.idp.Claims("apex", who, j.clock.Now()).With("groups", []string{group}).
 		With("nonce", protocol.Commitment(j.name, h.public(), identity)))
 	req := protocol.NewEnrol(protocol.EnrolRequest{
 		Network: j.name, Zone: "prod", Node: h.name, PublicKey: h.public(), IdentityKey: identity, Issuer: "corp", Token: token,
 	})
-	mac, err := protocol.EnrolMac([32]byte(h.wg.Bytes()), info.Challenge, req)
+	mac, err := protocol.EnrolMac([32]byte(h.wg.Bytes()), challenge, req)
 	if err != nil {
 		j.t.Fatal(err)
 	}
@@ -117,7 +136,7 @@ func (j *joining) enrol(h joiner, who, group string) (*http.Response, []byte) {
 	if err != nil {
 		j.t.Fatal(err)
 	}
-	return j.do(j.prove(call{method: http.MethodPost, path: protocol.EnrolPath(j.name, "prod"), body: body}, h.name, h.id))
+	return body
 }
 
 func (j *joining) enrolled(n uint64) {

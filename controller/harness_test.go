@@ -162,6 +162,10 @@ func (w *world) writeConfig(more string) {
 			w.t.Fatal(err)
 		}
 	}
+	enrolment := ""
+	if _, err := os.Stat(filepath.Join(w.dir, "enrolment.key")); err == nil {
+		enrolment = ", enrolmentFiles: [enrolment.key]"
+	}
 	w.config = filepath.Join(w.dir, "controller.yaml")
 	text := fmt.Sprintf(`storage: state
 listen: {api: "127.0.0.1:0", metrics: "127.0.0.1:0", admin: admin.sock}
@@ -170,9 +174,9 @@ networks:
   - name: %s
     repository: {url: %s}
     trustRoot: %s
-    keys: {manifestFiles: [controller.key], timestampFiles: [controller.key]}
+    keys: {manifestFiles: [controller.key], timestampFiles: [controller.key]%s}
     poll: {interval: 24h, jitterPercent: 0}
-%s`, w.name, w.bare, w.root.Pin(), more)
+%s`, w.name, w.bare, w.root.Pin(), enrolment, more)
 	if err := os.WriteFile(w.config+".new", []byte(text), 0o600); err != nil {
 		w.t.Fatal(err)
 	}

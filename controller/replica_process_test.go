@@ -60,15 +60,17 @@ func TestControllerProcess(t *testing.T) {
 	}
 }
 
-// processes are replicas in processes of their own over one NATS server.
+// processes are replicas in processes of their own.
 type processes struct {
 	*replicas
-	nats string
+	nats string // the configuration's, but for the name of the replica
 	cmds []*exec.Cmd
 }
 
-func newProcesses(t *testing.T, n int) *processes {
-	p := &processes{replicas: &replicas{world: newWorld(t)}, nats: natstest.Start(t, 1).URL()}
+// newProcesses runs n replicas of a world's controller over a cluster of NATS servers.
+func newProcesses(w *world, servers, n int) *processes {
+	t := w.t
+	p := &processes{replicas: &replicas{world: w}, nats: fmt.Sprintf("url: %q, replicas: %d", natstest.Start(t, servers).URL(), servers)}
 	p.all, p.cmds = make([]*world, n), make([]*exec.Cmd, n)
 	for i := range n {
 		p.launch(i)
@@ -97,8 +99,10 @@ func (p *processes) launch(i int) {
 		p.t.Fatal(err)
 	}
 	path := filepath.Join(dir, "controller.yaml")
-	text = fmt.Appendf(text, "nats: {url: %q, replica: r%d}\n", p.nats, i)
-	text = replaceAll(text, "controller.key", filepath.Join(p.world.dir, "controller.key"))
+	text = fmt.Appendf(text, "nats: {%s, replica: r%d}\n", p.nats, i)
+	for _, key := range []string{"controller.key", "enrolment.key"} {
+		text = replaceAll(text, key, filepath.Join(p.world.dir, key))
+	}
 	if err := os.WriteFile(path, text, 0o600); err != nil {
 		p.t.Fatal(err)
 	}
@@ -170,7 +174,7 @@ func (p *processes) applied(w *world, commit string) time.Duration {
 }
 
 func TestReplicaProcessesDieAndSleep(t *testing.T) {
-	p := newProcesses(t, 2)
+	p := newProcesses(newWorld(t), 1, 2)
 	first := p.same(p.repo.Head())
 	a := p.all[0].agent("prod", "a")
 
