@@ -2,6 +2,7 @@ package spec
 
 import (
 	"net/netip"
+	"slices"
 	"time"
 )
 
@@ -213,7 +214,8 @@ const (
 	DefaultIssuerAudience = "apex"
 )
 
-// Approval lets one waiting node in. `apex enrol approve --pr` writes it.
+// Approval lets one waiting node in, as it waited: what the maintainer saw of it is all named, and with anything else of
+// these it waits again. `apex enrol approve --pr` writes it.
 type Approval struct {
 	// Node is the name that the node asked for.
 	Node string `yaml:"node" json:"node" apex:"name"`
@@ -221,6 +223,25 @@ type Approval struct {
 	PublicKey Key `yaml:"publicKey" json:"publicKey"`
 	// IdentityKey is the Ed25519 key that it showed.
 	IdentityKey Key `yaml:"identityKey" json:"identityKey"`
+	// Issuer is the name of the identity's issuer.
+	Issuer string `yaml:"issuer" json:"issuer" apex:"name"`
+	// Subject is the identity's `sub`.
+	Subject string `yaml:"subject" json:"subject"`
+	// Rule is the name of the member rule that admits the identity.
+	Rule string `yaml:"rule" json:"rule" apex:"name"`
+	// Routes are the prefixes that it asked to carry.
+	Routes []netip.Prefix `yaml:"routes,omitempty" json:"routes,omitempty" apex:"items=0-256,unique"`
+	// Relay says that it asked to be a relay.
+	Relay bool `yaml:"relay,omitempty" json:"relay,omitempty"`
+}
+
+// Equal reports whether two approvals say the same, in whatever order their routes stand.
+func (a Approval) Equal(b Approval) bool {
+	within := func(list, other []netip.Prefix) bool {
+		return !slices.ContainsFunc(list, func(p netip.Prefix) bool { return !slices.Contains(other, p) })
+	}
+	return a.Node == b.Node && a.PublicKey == b.PublicKey && a.IdentityKey == b.IdentityKey && a.Issuer == b.Issuer &&
+		a.Subject == b.Subject && a.Rule == b.Rule && a.Relay == b.Relay && within(a.Routes, b.Routes) && within(b.Routes, a.Routes)
 }
 
 // Node is a host's membership in one zone. The same name in two zones is the same host.

@@ -257,17 +257,21 @@ func (c *checker) checkMemberRoute(doc *Document[Zone], path string, p netip.Pre
 
 // checkApprovals reports approvals that nothing asks for, and keys that protect nothing.
 func (c *checker) checkApprovals(doc *Document[Zone]) {
-	asked := slices.ContainsFunc(doc.Value.Spec.Members, func(r MemberRule) bool { return r.Approval == ApprovalReview })
-	seen := map[Approval]bool{}
-	for i, a := range doc.Value.Spec.Approved {
+	list := doc.Value.Spec.Approved
+	seen := make(map[Key][]int, len(list)) // by public key
+	for i, a := range list {
 		path := indexed("spec.approved", i)
-		switch {
-		case seen[a]:
-			c.errorf(doc, path, diag.DuplicateItem, "remove one", "node %s with these keys is approved twice", a.Node)
-		case !asked:
-			c.warnf(doc, path, diag.ApprovalUnused, "remove it, or say approval: review in the rule that is meant", "no member rule asks for a review")
+		asked := func(r MemberRule) bool {
+			return r.Name == a.Rule && r.Issuer == a.Issuer && r.Approval == ApprovalReview
 		}
-		seen[a] = true
+		switch {
+		case slices.ContainsFunc(seen[a.PublicKey], func(j int) bool { return list[j].Equal(a) }):
+			c.errorf(doc, path, diag.DuplicateItem, "remove one", "node %s is approved twice for the same", a.Node)
+		case !slices.ContainsFunc(doc.Value.Spec.Members, asked):
+			c.warnf(doc, path, diag.ApprovalUnused, "remove it, or name the rule with approval: review that is meant",
+				"no member rule %q of issuer %q asks for a review", a.Rule, a.Issuer)
+		}
+		seen[a.PublicKey] = append(seen[a.PublicKey], i)
 		if !a.PublicKey.IsZero() && a.PublicKey.IsWeak(false) {
 			c.errorf(doc, path+".publicKey", diag.WeakKey, "", "the key is a point of low order, which protects nothing")
 		}

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -165,7 +166,8 @@ func office(t *testing.T) (c *registry, flags []string, dir string) {
 	wait := func(node string, n byte) protocol.Waiting {
 		public, identity := peermap.Key{9: n}, peermap.Key{9: n + 1}
 		return protocol.Waiting{ID: protocol.WaitingID("office", node, public, identity), Zone: "office", Node: node, PublicKey: public,
-			IdentityKey: identity, Issuer: "corp", Subject: "2", Username: "alice", Groups: []string{"staff"}, Rule: "staff", Since: time.Now()}
+			IdentityKey: identity, Issuer: "corp", Subject: "2", Username: "alice", Groups: []string{"staff"}, Rule: "staff", Routes: []netip.Prefix{netip.MustParsePrefix("192.168.7.0/24"), netip.MustParsePrefix("fd00:7::/64")},
+			Relay: true, Since: time.Now()}
 	}
 	c = &registry{list: protocol.EnrolmentList{Bindings: [][]byte{payload}, Waiting: []protocol.Waiting{wait("laptop", 11), wait("phone", 21)}}}
 	key, public := personKey(t)
@@ -186,6 +188,9 @@ func TestEnrolList(t *testing.T) {
 	if code != cli.OK || !strings.Contains(out, digest) || !strings.Contains(out, "corp:bob") || !strings.Contains(out, c.list.Waiting[1].ID) {
 		t.Errorf("exit code %d: %s\n%s", code, out, talk)
 	}
+	if !strings.Contains(out, "192.168.7.0/24, fd00:7::/64  true") {
+		t.Errorf("a maintainer does not see what is asked for:\n%s", out)
+	}
 	out, _, code = run(t, "", append([]string{"enrol", "list", "--network", "acme", "--zone", "other", "-o", "json"}, flags...)...)
 	if code != cli.OK || out != "{\n  \"bindings\": [],\n  \"waiting\": []\n}\n" {
 		t.Errorf("exit code %d: %s", code, out)
@@ -204,7 +209,9 @@ func TestEnrolDecide(t *testing.T) {
 	if _, talk, code := run(t, "", append([]string{"enrol", "deny", c.list.Waiting[1].ID[:6], "-C", dir}, flags...)...); code != cli.OK || !strings.Contains(talk, "denied phone") {
 		t.Errorf("exit code %d: %s", code, talk)
 	}
-	if len(c.decided) != 2 || !c.decided[0].Approve || c.decided[0].PublicKey != c.list.Waiting[0].PublicKey || c.decided[1].Approve || c.decided[1].Node != "phone" {
+	if len(c.decided) != 2 || !c.decided[0].Approve || c.decided[0].PublicKey != c.list.Waiting[0].PublicKey || c.decided[1].Approve || c.decided[1].Node != "phone" ||
+		c.decided[0].Issuer != "corp" || c.decided[0].Subject != "2" || c.decided[0].Rule != "staff" || !c.decided[0].Relay ||
+		!slices.Equal(c.decided[0].Routes, c.list.Waiting[0].Routes) {
 		t.Errorf("decided %+v", c.decided)
 	}
 	if _, talk, code := run(t, "", append([]string{"enrol", "approve", "nobody", "-C", dir}, flags...)...); code != cli.Invalid {
@@ -224,7 +231,8 @@ func TestEnrolApproveInGit(t *testing.T) {
 		t.Fatal(err)
 	}
 	w := c.list.Waiting[0]
-	added := "  approved:\n    - node: laptop\n      publicKey: " + spec.Key(w.PublicKey).String() + "\n      identityKey: " + spec.Key(w.IdentityKey).String() + "\n"
+	added := "  approved:\n    - node: laptop\n      publicKey: " + spec.Key(w.PublicKey).String() + "\n      identityKey: " + spec.Key(w.IdentityKey).String() + "\n" +
+		"      issuer: corp\n      subject: \"2\"\n      rule: staff\n      routes: [192.168.7.0/24, 'fd00:7::/64']\n      relay: true\n"
 	if want := strings.Replace(officeNetwork, "[staff] # people\n", "[staff] # people\n"+added, 1); string(got) != want {
 		t.Errorf("got\n%s", got)
 	}

@@ -76,6 +76,21 @@ func appendItem(data []byte, line int, field string, item []string) ([]byte, err
 	return []byte(strings.Join(slices.Insert(lines, last, strings.Join(add, "\n")+"\n"), "")), nil
 }
 
+// linesOf writes a mapping as YAML, a line for each field.
+func linesOf(v any) ([]string, error) {
+	var n yaml.Node
+	if err := n.Encode(v); err != nil {
+		return nil, err
+	}
+	for _, c := range n.Content {
+		if c.Kind != yaml.ScalarNode {
+			c.Style = yaml.FlowStyle
+		}
+	}
+	text, err := yaml.Marshal(&n)
+	return strings.Split(strings.TrimSpace(string(text)), "\n"), err
+}
+
 // documentAt finds the mapping of the document whose first key stands at line.
 func documentAt(data []byte, line int) (*yaml.Node, error) {
 	for decoder := yaml.NewDecoder(bytes.NewReader(data)); ; {

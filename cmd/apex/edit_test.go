@@ -23,11 +23,13 @@ const (
 
 // TestWriteApproval writes an approval into Zone documents as people write them, and looks that only lines were added.
 func TestWriteApproval(t *testing.T) {
-	waiting := protocol.Waiting{Zone: "prod", Node: "laptop", PublicKey: peermap.Key{9: 1}, IdentityKey: peermap.Key{9: 2}}
-	item := []string{"node: laptop", "publicKey: " + spec.Key(waiting.PublicKey).String(), "identityKey: " + spec.Key(waiting.IdentityKey).String()}
-	there := "node: other\n      publicKey: " + spec.Key(peermap.Key{9: 3}).String() + "\n      identityKey: " + spec.Key(peermap.Key{9: 4}).String() + "\n"
+	waiting := protocol.Waiting{Zone: "prod", Node: "laptop", PublicKey: peermap.Key{9: 1}, IdentityKey: peermap.Key{9: 2},
+		Issuer: "corp", Subject: "eva", Rule: "staff"}
+	item := []string{"node: laptop", "publicKey: " + spec.Key(waiting.PublicKey).String(), "identityKey: " + spec.Key(waiting.IdentityKey).String(),
+		"issuer: corp", "subject: eva", "rule: staff"}
+	there := "node: other\n      publicKey: " + spec.Key(peermap.Key{9: 3}).String() + "\n      identityKey: " + spec.Key(peermap.Key{9: 4}).String() + "\n      issuer: corp\n      subject: eva\n      rule: staff\n"
 	added := func(indent string) string {
-		return indent + "- " + item[0] + "\n" + indent + "  " + item[1] + "\n" + indent + "  " + item[2] + "\n"
+		return indent + "- " + strings.Join(item, "\n"+indent+"  ") + "\n"
 	}
 	cases := map[string]struct {
 		before, after, rest string

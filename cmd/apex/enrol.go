@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 	"text/tabwriter"
@@ -42,8 +43,8 @@ func newEnrolList(s cli.Streams) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "list",
 		Short: "List the nodes that joined by identity and the requests that wait",
-		Long: `List prints the bindings in force and the requests that wait for a maintainer. The last column is what
-Network.spec.revoked takes as binding. Reading needs a key that the trust root names as applier or maintainer.`,
+		Long: `List prints the bindings in force and the requests that wait for a maintainer, with all that an approval would give them. The last
+column of a binding is what Network.spec.revoked takes as binding. Reading needs a key that the trust root names as applier or maintainer.`,
 		Example: "  apex enrol list --controller https://apex.example.com --key ~/.ssh/id_ed25519",
 		Args:    cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
@@ -135,13 +136,25 @@ func (e enrolments) write(s cli.Streams) error {
 			time.Unix(b.Binding.Expires, 0).UTC().Format(time.RFC3339), b.Digest)
 	}
 	if len(e.Waiting) > 0 {
-		fmt.Fprintln(w, "\nWAITING\tZONE\tNODE\tIDENTITY\tGROUPS\tRULE\tSINCE")
+		fmt.Fprintln(w, "\nWAITING\tZONE\tNODE\tIDENTITY\tSUBJECT\tGROUPS\tRULE\tROUTES\tRELAY\tSINCE")
 	}
 	for _, r := range e.Waiting {
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", r.ID, r.Zone, r.Node, whose(r.Issuer, r.Username, r.Subject),
-			joined(r.Groups), r.Rule, r.Since.UTC().Format(time.RFC3339))
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%t\t%s\n", r.ID, r.Zone, r.Node, whose(r.Issuer, r.Username, r.Subject),
+			r.Subject, joined(r.Groups), r.Rule, routesOf(r.Routes), r.Relay, r.Since.UTC().Format(time.RFC3339))
 	}
 	return w.Flush()
+}
+
+// routesOf lists all routes, however many: an approval is for each of them.
+func routesOf(routes []netip.Prefix) string {
+	if len(routes) == 0 {
+		return "-"
+	}
+	texts := make([]string, len(routes))
+	for i, p := range routes {
+		texts[i] = p.String()
+	}
+	return strings.Join(texts, ", ")
 }
 
 // whose names an identity as selectors do.

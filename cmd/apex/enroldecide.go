@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -21,8 +23,9 @@ func newEnrolApprove(s cli.Streams) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "approve ID|NODE",
 		Short: "Let a node in that waits for a review",
-		Long: `Approve signs with your SSH key that the node with these keys may join, and sends that to the controller. The key has to be of
-a maintainer who may change the zone's document. The statement is kept as evidence beside the binding.
+		Long: `Approve signs with your SSH key that the node with these keys may join as it waits: for this identity, by this rule, with these
+routes, as a relay or not. It sends that to the controller. The key has to be of a maintainer who may change the zone's
+document. The statement is kept as evidence beside the binding.
 
 --pr asks for nothing on the controller: it writes the approval into the Zone document of the clone (-C) and prints the
 git commands that make it a pull request.`,
@@ -73,7 +76,8 @@ func decide(ctx context.Context, s cli.Streams, f enrolFlags, what string, appro
 	if approve {
 		word = "approved"
 	}
-	fmt.Fprintf(s.Err, "%s %s of %s in zone %s (keys %s, %s)\n", word, w.Node, whose(w.Issuer, w.Username, w.Subject), w.Zone,
+	fmt.Fprintf(s.Err, "%s %s of %s in zone %s (subject %q, rule %s, routes %s, relay %t, keys %s, %s)\n", word, w.Node,
+		whose(w.Issuer, w.Username, w.Subject), w.Zone, w.Subject, w.Rule, routesOf(w.Routes), w.Relay,
 		spec.Key(w.PublicKey), spec.Key(w.IdentityKey))
 	return nil
 }
@@ -113,24 +117,24 @@ func (w *workspace) writeApproval(s cli.Streams, waiting protocol.Waiting, now t
 	}
 	approval := spec.Approval{
 		Node: waiting.Node, PublicKey: spec.Key(waiting.PublicKey), IdentityKey: spec.Key(waiting.IdentityKey),
+		Issuer: waiting.Issuer, Subject: waiting.Subject, Rule: waiting.Rule, Routes: waiting.Routes, Relay: waiting.Relay,
 	}
-	for _, a := range zone.Value.Spec.Approved {
-		if a == approval {
-			return "", cli.WithCode(cli.Invalid, fmt.Errorf(
-				"%s approves node %s with these keys already; commit and push it", zone.Pos, waiting.Node))
-		}
+	if slices.ContainsFunc(zone.Value.Spec.Approved, approval.Equal) {
+		return "", cli.WithCode(cli.Invalid, fmt.Errorf(
+			"%s approves node %s as it waits already; commit and push it", zone.Pos, waiting.Node))
 	}
 	file, err := w.fileOf(zone.Pos)
 	if err != nil {
 		return "", err
 	}
-	item := []string{
-		"node: " + approval.Node, "publicKey: " + approval.PublicKey.String(), "identityKey: " + approval.IdentityKey.String(),
+	item, err := linesOf(approval)
+	if err != nil {
+		return "", err
 	}
 	text, err := appendItem(file.Data, zone.Pos.Line, "approved", item)
 	if err != nil {
-		return "", cli.WithCode(cli.Invalid, fmt.Errorf("%s: zone %s: %w; add this to spec.approved by hand: {%s, %s, %s}",
-			zone.Pos, waiting.Zone, err, item[0], item[1], item[2]))
+		return "", cli.WithCode(cli.Invalid, fmt.Errorf("%s: zone %s: %w; add this to spec.approved by hand: {%s}",
+			zone.Pos, waiting.Zone, err, strings.Join(item, ", ")))
 	}
 	wanted := zone.Value
 	wanted.Spec.Approved = append(wanted.Spec.Approved[:len(wanted.Spec.Approved):len(wanted.Spec.Approved)], approval)

@@ -271,26 +271,30 @@ func pairs(links []link, now keyPair) []keyPair {
 	return append(out, now)
 }
 
-// judgeApproval says whether git or a decision (which may be empty) approves a node with one of its keys, the newest first:
-// keys that were rotated carry their approval on. A decision counts as long as its signer may change the zone's document,
-// so the word of a maintainer who has left has to be given again at the next renewal.
-func judgeApproval(pub *Published, network, zone, node string, keys []keyPair, decision []byte) approval {
+// judgeApproval says whether git or a decision (which may be empty) approves what is asked in a zone, with one of the node's
+// keys, the newest first: keys that were rotated carry their approval on. All else must be what the maintainer saw. A
+// decision counts as long as its signer may change the zone's document, so the word of a maintainer who has left has to be
+// given again at the next renewal.
+func judgeApproval(pub *Published, network, zone string, asked spec.Approval, keys []keyPair, decision []byte) approval {
 	doc := pub.Repo.Zone(zone)
 	if doc == nil {
 		return approval{}
 	}
-	var d protocol.Decision
+	var decided *spec.Approval
 	if len(decision) > 0 {
-		if decided, err := checkDecision(pub, network, decision); err == nil && decided.Approve &&
-			decided.Zone == zone && decided.Node == node {
-			d = decided
+		if d, err := checkDecision(pub, network, decision); err == nil && d.Approve && d.Zone == zone {
+			decided = &spec.Approval{
+				Node: d.Node, PublicKey: spec.Key(d.PublicKey), IdentityKey: spec.Key(d.IdentityKey), Issuer: d.Issuer,
+				Subject: d.Subject, Rule: d.Rule, Routes: d.Routes, Relay: d.Relay,
+			}
 		}
 	}
 	for i := len(keys) - 1; i >= 0; i-- {
-		switch k := keys[i]; {
-		case identity.ApprovedInGit(&doc.Value, node, spec.Key(k.public), spec.Key(k.identity)):
+		asked.PublicKey, asked.IdentityKey = spec.Key(keys[i].public), spec.Key(keys[i].identity)
+		switch {
+		case identity.ApprovedInGit(&doc.Value, asked):
 			return approval{given: true, link: i}
-		case d.Approve && k == keyPair{d.PublicKey, d.IdentityKey}:
+		case decided != nil && decided.Equal(asked):
 			return approval{given: true, decision: decision, link: i}
 		}
 	}

@@ -93,8 +93,12 @@ func (s *Service) approval(a *attempt, past []link) approval {
 	if len(decision) == 0 && len(past) > 0 {
 		decision = past[len(past)-1].evidence.Decision
 	}
+	asked := spec.Approval{
+		Node: a.req.Node, Issuer: a.identity.Issuer, Subject: a.identity.Subject, Rule: a.grant.Rule.Name,
+		Routes: binding.SortRoutes(a.req.Routes), Relay: a.req.Relay,
+	}
 	keys := pairs(past, keyPair{a.req.PublicKey, a.req.IdentityKey})
-	if got := judgeApproval(a.pub, s.opts.Network, a.req.Zone, a.req.Node, keys, decision); got.given {
+	if got := judgeApproval(a.pub, s.opts.Network, a.req.Zone, asked, keys, decision); got.given {
 		return got
 	}
 	return none

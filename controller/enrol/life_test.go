@@ -130,6 +130,12 @@ func (w *world) decide(s *Service, wait protocol.Waiting, approve bool) error {
 	return s.Decide(w.ctx(), protocol.SignedRequest{Payload: payload, Signature: string(sig)})
 }
 
+// approved gives the lines of a Zone document that approve a machine of a person of corp, and no routes.
+func (w *world) approved(m *machine, sub, rule string) string {
+	return fmt.Sprintf("  approved: [{node: %s, publicKey: %s, identityKey: %s, issuer: corp, subject: %s, rule: %s}]\n",
+		m.name, spec.Key(m.public()), spec.Key(m.identity()), sub, rule)
+}
+
 func TestReview(t *testing.T) {
 	w := newWorld(t)
 	s := w.service()
@@ -207,7 +213,7 @@ func TestReviewInGit(t *testing.T) {
 	if _, err := m.enrol(s, "corp", token); err != nil {
 		t.Fatal(err)
 	}
-	w.publish("", fmt.Sprintf("  approved: [{node: guest, publicKey: %s, identityKey: %s}]", spec.Key(m.public()), spec.Key(m.identity())))
+	w.publish("", w.approved(m, "gus", "guests"))
 	if err := s.tend(t.Context()); err != nil {
 		t.Fatal(err)
 	}

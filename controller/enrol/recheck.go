@@ -47,7 +47,7 @@ type Judge struct {
 // token commits to the node's keys, or it stands in a chain of such links: each later one signed by the identity key of
 // the one before, for the same identity. A rule of the zone at the commit given admits the identity and gives what the
 // binding says; where the rule asks for a review, a maintainer who may change the zone's document at that commit signed an
-// approval of one of the node's keys, or git lists it.
+// approval of this identity with one of the node's keys, by this rule, with these routes, or git lists it.
 //
 // It cannot prove: that the token was not used for another node as well (replays are the controller's to refuse, but
 // every node would need a request signed by keys that the token commits to); that the WireGuard key is the node's own (a
@@ -274,8 +274,9 @@ func (j Judge) checkRule(l *link, links []link) error {
 	}
 	if b.Approved {
 		keys := pairs(links[:len(links)-1], keyPair{b.PublicKey, b.IdentityKey})
-		if !judgeApproval(j.Published, j.Network, b.Zone, b.Node, keys, l.evidence.Decision).given {
-			return errors.New("it is called approved, which no maintainer says")
+		asked := identity.Asked(b, grant.Rule.Name)
+		if b.Rule.Name != grant.Rule.Name || !judgeApproval(j.Published, j.Network, b.Zone, asked, keys, l.evidence.Decision).given {
+			return fmt.Errorf("it is called approved, which no maintainer says of this identity, rule %s, routes and relay", grant.Rule.Name)
 		}
 	} else if grant.Review {
 		return fmt.Errorf("rule %s asks for a review, and nobody approved it", grant.Rule.Name)

@@ -81,8 +81,32 @@ func (s *Service) openWaiting(data []byte, zone, id string) (r waitingRecord, er
 // waitingEntry is what memory keeps of it.
 type waitingEntry struct {
 	protocol.Waiting
-	url    string
-	denied bool
+	identity binding.Identity
+	denied   bool
+}
+
+func (r waitingRecord) entry() waitingEntry { return waitingEntry{r.Waiting, r.Identity, r.Denied} }
+
+// now gives what a maintainer decides on: the request, by the rule that admits it now. The rule that it met when it came may
+// have another name by now.
+func (e waitingEntry) now(repo *spec.Repository) protocol.Waiting {
+	w := e.Waiting
+	if grant, err := identity.Match(repo, e.Zone, e.identity); err == nil {
+		w.Rule = grant.Rule.Name
+	}
+	return w
+}
+
+func (e waitingEntry) approvedInGit(repo *spec.Repository) bool {
+	zone := repo.Zone(e.Zone)
+	if zone == nil {
+		return false
+	}
+	w := e.now(repo)
+	return identity.ApprovedInGit(&zone.Value, spec.Approval{
+		Node: w.Node, PublicKey: spec.Key(w.PublicKey), IdentityKey: spec.Key(w.IdentityKey), Issuer: w.Issuer, Subject: w.Subject,
+		Rule: w.Rule, Routes: w.Routes, Relay: w.Relay,
+	})
 }
 
 // waitingList is the memory of the waiting bucket.
@@ -137,7 +161,7 @@ func (l *waitingList) count(zone, url, subject string) (all, own int, denied *wa
 	l.mu.RLock()
 	defer l.mu.RUnlock()
 	for _, e := range l.entries {
-		if e.url == url && e.Subject == subject {
+		if e.identity.URL == url && e.Subject == subject {
 			own++
 		}
 		if e.Zone != zone {
@@ -180,11 +204,12 @@ func (s *Service) takeWaiting(c store.Change) {
 		s.opts.Logger.Error("stored request that waits ignored", "key", c.Key, "error", err)
 		return
 	}
-	s.waiting.put(waitingEntry{Waiting: r.Waiting, url: r.Identity.URL, denied: r.Denied})
+	s.waiting.put(r.entry())
 }
 
 // wait puts an attempt among those that wait, or renews its evidence there. The list is bounded, for each zone and each
-// identity, and so is how long anybody stays in it.
+// identity, and so is how long anybody stays in it. A request is of one identity for as long as it waits: the list that a
+// maintainer has read does not change into somebody else's.
 func (s *Service) wait(ctx context.Context, a *attempt) (protocol.EnrolResult, error) {
 	id := protocol.WaitingID(a.req.Zone, a.req.Node, a.req.PublicKey, a.req.IdentityKey)
 	old := s.waiting.get(a.req.Zone, id)
@@ -192,6 +217,9 @@ func (s *Service) wait(ctx context.Context, a *attempt) (protocol.EnrolResult, e
 	switch {
 	case old != nil && old.denied:
 		return protocol.EnrolResult{}, denied(old.Waiting)
+	case old != nil && !sameIdentity(old.identity, a.identity):
+		return protocol.EnrolResult{}, taken("node %s of zone %s waits with these keys for a review of another identity: sign in as that one, or make new keys",
+			old.Node, old.Zone)
 	case old != nil:
 		since = old.Since
 	default:
@@ -215,7 +243,7 @@ func (s *Service) wait(ctx context.Context, a *attempt) (protocol.EnrolResult, e
 		Waiting: protocol.Waiting{
 			ID: id, Zone: a.req.Zone, Node: a.req.Node, PublicKey: a.req.PublicKey, IdentityKey: a.req.IdentityKey,
 			Issuer: a.identity.Issuer, Subject: a.identity.Subject, Username: a.identity.Username, Groups: a.identity.Groups,
-			Rule: a.grant.Rule.Name, Since: since,
+			Rule: a.grant.Rule.Name, Routes: binding.SortRoutes(a.req.Routes), Relay: a.req.Relay, Since: since,
 		},
 		Request: body, Proof: a.proof.Compact(), Key: a.verified.Key, TokenID: a.verified.ID, Nonce: a.verified.Nonce,
 		Audience: a.verified.Audience, Verified: a.verifiedAt.Unix(), Identity: a.identity,
@@ -246,7 +274,7 @@ func (s *Service) putWaiting(ctx context.Context, r waitingRecord) error {
 	if err := s.opts.Buckets.Waiting.Put(ctx, s.waitingKey(r.Waiting.Zone, r.Waiting.ID), data); err != nil {
 		return fmt.Errorf("keep the request that waits: %w", err)
 	}
-	s.waiting.put(waitingEntry{Waiting: r.Waiting, url: r.Identity.URL, denied: r.Denied})
+	s.waiting.put(r.entry())
 	return nil
 }
 
@@ -267,8 +295,7 @@ func (s *Service) lookAgain(ctx context.Context, a *attempt, e *waitingEntry) (p
 	if e.denied {
 		return protocol.EnrolResult{}, denied(e.Waiting)
 	}
-	zone := a.pub.Repo.Zone(e.Zone)
-	if zone == nil || !identity.ApprovedInGit(&zone.Value, e.Node, spec.Key(e.PublicKey), spec.Key(e.IdentityKey)) {
+	if !e.approvedInGit(a.pub.Repo) {
 		return s.stillWaits(e.ID), nil
 	}
 	return s.fulfil(ctx, a.pub, e.Zone, e.ID, nil)
@@ -322,7 +349,8 @@ func (s *Service) loadWaiting(ctx context.Context, zone, id string) (r waitingRe
 
 // Decide takes a maintainer's signed word on a request that waits. The signer must be one who may change the zone's
 // document at the published commit. Whether the nonce was used before is for the caller to check. Errors: a 401 problem
-// for whoever may not, 404 if no such request waits, what an enrolment is refused for.
+// for whoever may not, 404 if no such request waits, 409 if what waits is not what was approved, what an enrolment is
+// refused for.
 func (s *Service) Decide(ctx context.Context, req protocol.SignedRequest) error {
 	pub := s.opts.Published()
 	if pub == nil {
@@ -349,7 +377,12 @@ func (s *Service) Decide(ctx context.Context, req protocol.SignedRequest) error 
 		r.Denied = true
 		return s.putWaiting(ctx, r)
 	}
-	_, err = s.fulfil(ctx, pub, d.Zone, id, signed)
+	result, err := s.fulfil(ctx, pub, d.Zone, id, signed)
+	if err == nil && result.Binding == nil {
+		return problem(http.StatusConflict, protocol.CodeConflict,
+			"node %s of zone %s does not wait with the identity, rule, routes and relay that were approved (any more): look at `apex enrol list` again",
+			d.Node, d.Zone)
+	}
 	return err
 }
 
@@ -369,7 +402,11 @@ func (s *Service) List() protocol.EnrolmentList {
 			out.Bindings = append(out.Bindings, payload)
 		}
 	}
+	pub := s.opts.Published()
 	for _, e := range s.waiting.all() {
+		if pub != nil {
+			e.Waiting = e.now(pub.Repo)
+		}
 		out.Waiting = append(out.Waiting, e.Waiting)
 	}
 	return out

@@ -9,8 +9,6 @@ import (
 
 	"github.com/apex-network/apex/controller/store"
 	"github.com/apex-network/apex/internal/protocol"
-	"github.com/apex-network/apex/spec"
-	"github.com/apex-network/apex/spec/identity"
 )
 
 const (
@@ -105,8 +103,7 @@ func (s *Service) letIn(ctx context.Context) error {
 	}
 	var errs []error
 	for _, e := range s.waiting.all() {
-		zone := pub.Repo.Zone(e.Zone)
-		if zone == nil || !identity.ApprovedInGit(&zone.Value, e.Node, spec.Key(e.PublicKey), spec.Key(e.IdentityKey)) {
+		if !e.approvedInGit(pub.Repo) {
 			continue
 		}
 		_, err := s.fulfil(ctx, pub, e.Zone, e.ID, nil)

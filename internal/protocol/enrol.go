@@ -91,16 +91,22 @@ type EnrolQuery struct {
 }
 
 // Decision is a maintainer's word on one waiting request. Its signature must be by a maintainer who may change the zone's
-// document; it is kept as evidence, so it names everything it is about.
+// document; it is kept as evidence, so it names everything it is about: an approval lets in what the maintainer saw, and
+// nothing else that the holder of the keys asks for later.
 type Decision struct {
-	Network     string      `json:"network"`
-	Zone        string      `json:"zone"`
-	Node        string      `json:"node"`
-	PublicKey   peermap.Key `json:"publicKey"`
-	IdentityKey peermap.Key `json:"identityKey"`
-	Approve     bool        `json:"approve"` // false: denied
-	Nonce       string      `json:"nonce"`
-	Issued      int64       `json:"issued"`
+	Network     string         `json:"network"`
+	Zone        string         `json:"zone"`
+	Node        string         `json:"node"`
+	PublicKey   peermap.Key    `json:"publicKey"`
+	IdentityKey peermap.Key    `json:"identityKey"`
+	Issuer      string         `json:"issuer"`
+	Subject     string         `json:"subject"`
+	Rule        string         `json:"rule"`
+	Routes      []netip.Prefix `json:"routes"` // sorted
+	Relay       bool           `json:"relay"`
+	Approve     bool           `json:"approve"` // false: denied
+	Nonce       string         `json:"nonce"`
+	Issued      int64          `json:"issued"`
 }
 
 // EnrolmentList is what maintainers and appliers may read: bindings in force and requests that wait. Neither holds a token.
@@ -112,17 +118,19 @@ type EnrolmentList struct {
 
 // Waiting is a request that waits for a maintainer.
 type Waiting struct {
-	ID          string      `json:"id"`
-	Zone        string      `json:"zone"`
-	Node        string      `json:"node"`
-	PublicKey   peermap.Key `json:"publicKey"`
-	IdentityKey peermap.Key `json:"identityKey"`
-	Issuer      string      `json:"issuer"`
-	Subject     string      `json:"subject"`
-	Username    string      `json:"username"`
-	Groups      []string    `json:"groups"`
-	Rule        string      `json:"rule"`
-	Since       time.Time   `json:"since"`
+	ID          string         `json:"id"`
+	Zone        string         `json:"zone"`
+	Node        string         `json:"node"`
+	PublicKey   peermap.Key    `json:"publicKey"`
+	IdentityKey peermap.Key    `json:"identityKey"`
+	Issuer      string         `json:"issuer"`
+	Subject     string         `json:"subject"`
+	Username    string         `json:"username"`
+	Groups      []string       `json:"groups"`
+	Rule        string         `json:"rule"`
+	Routes      []netip.Prefix `json:"routes"` // sorted
+	Relay       bool           `json:"relay"`
+	Since       time.Time      `json:"since"`
 }
 
 // Evidence is what a binding rests on, kept beside it for third parties and never given to peers.

@@ -212,6 +212,7 @@ func NewDecision(network string, w Waiting, approve bool, now time.Time) ([]byte
 	}
 	return Encode(Decision{
 		Network: network, Zone: w.Zone, Node: w.Node, PublicKey: w.PublicKey, IdentityKey: w.IdentityKey,
+		Issuer: w.Issuer, Subject: w.Subject, Rule: w.Rule, Routes: append([]netip.Prefix{}, w.Routes...), Relay: w.Relay,
 		Approve: approve, Nonce: nonce, Issued: now.Unix(),
 	})
 }
@@ -236,6 +237,9 @@ func DecodeDecision(payload []byte) (Decision, error) {
 	}
 	if !isName(d.Zone) || !isName(d.Node) {
 		return Decision{}, fmt.Errorf("%w: the decision names no node", ErrRequest)
+	}
+	if d.Routes == nil || len(d.Routes) > MaxEnrolRoutes {
+		return Decision{}, fmt.Errorf("%w: the decision names no list of at most %d routes", ErrRequest, MaxEnrolRoutes)
 	}
 	return d, nil
 }

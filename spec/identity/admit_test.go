@@ -41,9 +41,9 @@ spec:
   members:
     - {name: staff, issuer: corp, users: [eva@acme.example], groups: [ops], labels: {role: laptop}, ttl: 24h, maxNodes: 2}
     - {name: runners, issuer: ci, match: {repository: acme/*}, labels: {role: ci}, ttl: 1h, routes: [192.168.0.0/16], relay: true, maxNodes: 50}
-    - {name: guests, issuer: corp, match: {hd: acme.example}, approval: review}
+    - {name: guests, issuer: corp, match: {hd: acme.example}, approval: review, routes: [192.168.0.0/16], relay: true}
   approved:
-    - {node: guest-1, publicKey: KEY1, identityKey: KEY2}
+    - {node: guest-1, publicKey: KEY1, identityKey: KEY2, issuer: corp, subject: eva, rule: guests, routes: [192.168.9.0/24, 192.168.8.0/24], relay: true}
 ---
 apiVersion: apex/v1alpha1
 kind: Zone
@@ -148,6 +148,12 @@ func TestMembersGetWhatTheRuleSays(t *testing.T) {
 	}
 }
 
+// guest1 makes a binding what the zone approves.
+func guest1(b *binding.Binding) {
+	b.PublicKey, b.IdentityKey, b.Relay = key(1), key(2), true
+	b.Routes = []netip.Prefix{netip.MustParsePrefix("192.168.8.0/24"), netip.MustParsePrefix("192.168.9.0/24")}
+}
+
 // TestRejected holds Admit to what a stolen enrolment key could make it believe.
 func TestRejected(t *testing.T) {
 	route := func(p string) func(b *binding.Binding) {
@@ -158,6 +164,7 @@ func TestRejected(t *testing.T) {
 		return func(b *binding.Binding) { b.Addresses = []netip.Addr{netip.MustParseAddr(a)} }
 	}
 	with := func(change func(id *binding.Identity)) binding.Identity { id := eva(); change(&id); return id }
+	guest := with(func(id *binding.Identity) { id.Username = "guest" })
 	for name, c := range map[string]struct {
 		signed *binding.Signed
 		want   Reason
@@ -189,10 +196,15 @@ func TestRejected(t *testing.T) {
 		"db in lab": {node(1, "db", eva(), at("lab"), addr("10.0.0.9"), func(b *binding.Binding) {
 			b.PublicKey, b.IdentityKey = key(3), key(4)
 		}), Clash}, // one host, but the ranges overlap
-		"revoked user": {node(1, "n", with(func(id *binding.Identity) { id.Username = "mallory@acme.example" })), Revoked},
-		"unapproved":   {node(1, "n", with(func(id *binding.Identity) { id.Username = "guest" })), Unapproved},
-		"approved other keys": {node(1, "guest-1", with(func(id *binding.Identity) { id.Username = "guest" }),
-			func(b *binding.Binding) { b.PublicKey = key(1) }), Unapproved},
+		"revoked user":             {node(1, "n", with(func(id *binding.Identity) { id.Username = "mallory@acme.example" })), Revoked},
+		"unapproved":               {node(1, "n", guest), Unapproved},
+		"approved other keys":      {node(1, "guest-1", guest, guest1, func(b *binding.Binding) { b.IdentityKey = key(3001) }), Unapproved},
+		"approved other name":      {node(1, "guest-2", guest, guest1), Unapproved},
+		"approved other identity":  {node(1, "guest-1", with(func(id *binding.Identity) { id.Username, id.Subject = "guest", "bob" }), guest1), Unapproved},
+		"approved fewer routes":    {node(1, "guest-1", guest, guest1, func(b *binding.Binding) { b.Routes = b.Routes[:1] }), Unapproved},
+		"approved other routes":    {node(1, "guest-1", guest, guest1, route("192.168.10.0/24")), Unapproved},
+		"approved no relay":        {node(1, "guest-1", guest, guest1, func(b *binding.Binding) { b.Relay = false }), Unapproved},
+		"approved by another rule": {node(1, "n", guest, func(b *binding.Binding) { b.Approved = true }), Unapproved}, // that of node: staff
 	} {
 		a := Admit(load(t), []*binding.Signed{c.signed}, issued.Add(30*time.Minute))
 		if len(a.Members) != 0 || len(a.Rejected) != 1 || a.Rejected[0].Reason != c.want {
@@ -205,8 +217,8 @@ func TestAdmittedAfterAll(t *testing.T) {
 	guest := eva()
 	guest.Username = "guest"
 	for name, s := range map[string]*binding.Signed{
-		"approved":        node(1, "n", guest, func(b *binding.Binding) { b.Approved = true }),
-		"approved in git": node(1, "guest-1", guest, func(b *binding.Binding) { b.PublicKey, b.IdentityKey = key(1), key(2) }),
+		"approved":        node(1, "n", guest, func(b *binding.Binding) { b.Approved, b.Rule.Name = true, "guests" }),
+		"approved in git": node(1, "guest-1", guest, guest1),
 		"route": node(1, "n", runner(), func(b *binding.Binding) {
 			b.Routes = []netip.Prefix{netip.MustParsePrefix("192.168.8.0/24")}
 			b.Relay = true

@@ -103,8 +103,10 @@ func (e *entry) fit(repo *spec.Repository, revoked *revocations) (Reason, string
 	if err := grant.Check(repo, b.Zone, b.Routes, b.Relay); err != nil {
 		return NotGranted, err.Error()
 	}
-	if grant.Review && !b.Approved && !ApprovedInGit(&e.zone.Value, b.Node, spec.Key(b.PublicKey), spec.Key(b.IdentityKey)) {
-		return Unapproved, fmt.Sprintf("rule %s (%s) asks for a review, and no maintainer approved the node", grant.Rule.Name, grant.Pos)
+	// An approval is for the rule that the maintainer saw: another one may give other labels.
+	approved := b.Approved && b.Rule.Name == grant.Rule.Name
+	if grant.Review && !approved && !ApprovedInGit(&e.zone.Value, Asked(b, grant.Rule.Name)) {
+		return Unapproved, fmt.Sprintf("rule %s (%s) asks for a review, and no maintainer approved the node for it", grant.Rule.Name, grant.Pos)
 	}
 	for _, addr := range b.Addresses {
 		if err := CheckAddress(&e.zone.Value, addr); err != nil {

@@ -213,9 +213,17 @@ func CheckAddress(zone *spec.Zone, a netip.Addr) error {
 	return fmt.Errorf("address %s lies outside of the ranges of zone %s", a, zone.Metadata.Name)
 }
 
-// ApprovedInGit reports whether the zone's document approves a node with these keys.
-func ApprovedInGit(zone *spec.Zone, node string, public, identity spec.Key) bool {
-	return slices.Contains(zone.Spec.Approved, spec.Approval{Node: node, PublicKey: public, IdentityKey: identity})
+// Asked is what an approval of a binding has to name if rule admits its identity.
+func Asked(b *binding.Binding, rule string) spec.Approval {
+	return spec.Approval{
+		Node: b.Node, PublicKey: spec.Key(b.PublicKey), IdentityKey: spec.Key(b.IdentityKey), Issuer: b.Identity.Issuer,
+		Subject: b.Identity.Subject, Rule: rule, Routes: b.Routes, Relay: b.Relay,
+	}
+}
+
+// ApprovedInGit reports whether the zone's document approves what is asked.
+func ApprovedInGit(zone *spec.Zone, asked spec.Approval) bool {
+	return slices.ContainsFunc(zone.Spec.Approved, asked.Equal)
 }
 
 // FindRevocation finds the entry of Network.spec.revoked that ends a binding, and where it stands; nil if none does. Digest
