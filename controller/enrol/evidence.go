@@ -55,6 +55,26 @@ func openLink(r protocol.BindingRecord) (link, error) {
 	return l, nil
 }
 
+// checkSigned demands the signature of an enrolment key that the trust root lists.
+func (l *link) checkSigned(root *signer.Root) error {
+	env, err := envelopeOf(l.record)
+	if err != nil {
+		return err
+	}
+	return root.CheckBinding(env)
+}
+
+// signedBy gives the links that a new one can lean on: the last ones, as far back as enrolment keys of the trust root signed
+// them. What the store holds besides, or a key signed that was taken away since, counts for nothing.
+func signedBy(root *signer.Root, links []link) []link {
+	for i := len(links) - 1; i >= 0; i-- {
+		if links[i].checkSigned(root) != nil {
+			return links[i+1:]
+		}
+	}
+	return links
+}
+
 // previous reads the links that this one leans on.
 func (l *link) previous() ([]link, error) {
 	if len(l.evidence.Previous) >= maxLinks {

@@ -53,6 +53,7 @@ func (s *Service) tryCommit(ctx context.Context, a *attempt) (result protocol.En
 		if past, err = s.linksOf(ctx, a.held); err != nil {
 			return result, err
 		}
+		past = signedBy(a.pub.Root, past)
 	}
 	approved := s.approval(a, past)
 	links, err := a.chain(past, approved.link)
@@ -60,7 +61,7 @@ func (s *Service) tryCommit(ctx context.Context, a *attempt) (result protocol.En
 		return result, err
 	}
 	waits := a.grant.Review && !approved.given
-	if !waits && a.renewal && a.early() {
+	if !waits && len(past) > 0 && a.early() {
 		return resultOf(a.held.Signed), nil // no token is spent, nothing has to be published
 	}
 	fresh, err := s.useToken(ctx, a)

@@ -39,7 +39,7 @@ type Judge struct {
 
 // Recheck judges a binding anew from its evidence.
 //
-// It proves: an enrolment key of the trust root signed the binding. The issuer itself (by the keys that it publishes now)
+// It proves: enrolment keys of the trust root signed the binding and each one that it leans on. The issuer itself (by the keys that it publishes now)
 // signed an ID token for the network's audience that says what the binding says of the identity, and that was valid when
 // it was used; the binding was issued right then (within a week of it, where a maintainer approved it), so that one token
 // cannot carry a node for ever: the compile lets none live longer than the rule's ttl.
@@ -77,14 +77,12 @@ func (j Judge) Recheck(ctx context.Context, record protocol.BindingRecord) (*bin
 	if err != nil {
 		return fail(err)
 	}
-	env, err := envelopeOf(record)
-	if err != nil {
-		return fail(err)
-	}
-	if err := j.Published.Root.CheckBinding(env); err != nil {
-		return fail(err)
-	}
 	links := append(previous, last)
+	for i := range links {
+		if err := links[i].checkSigned(j.Published.Root); err != nil {
+			return fail(fmt.Errorf("link %d of %d: %w", i+1, len(links), err))
+		}
+	}
 	if err := j.checkChain(ctx, links); err != nil {
 		return fail(err)
 	}
