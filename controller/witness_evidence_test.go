@@ -124,7 +124,7 @@ func TestWitnessSeesThroughForgedEvidence(t *testing.T) {
 		"a token kept for later": {func(w *world, e *enrolled, issuer *tokens.Memory) {
 			h := newHost(w.t, "guest")
 			e.forge(h, 66, w.person(issuer, "66", "ops", h.commitment(w)), func(b *binding.Binding) { b.Issued += 240 })
-		}, "after its token was verified"},
+		}, "after what it rests on was verified"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var key signer.PrivateKey

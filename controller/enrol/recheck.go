@@ -19,7 +19,7 @@ import (
 var ErrEvidence = errors.New("the evidence does not carry the binding")
 
 // maxReviewed is how long after its token a binding may be issued that a maintainer approved, maxDelay any other: from
-// the verification of the token to the signature.
+// the verification of the token (of a rotation's proofs) to the signature.
 const (
 	maxReviewed = waitingLife + time.Hour
 	maxDelay    = 2 * writeTimeout
@@ -108,6 +108,9 @@ func (j Judge) checkChain(ctx context.Context, links []link) error {
 		if err := j.checkPlace(l, before); err != nil {
 			return err
 		}
+		if err := j.checkDelay(links, i); err != nil {
+			return fmt.Errorf("link %d of %d: %w", i+1, len(links), err)
+		}
 		known = append(known, commitmentOf(&l.binding))
 		var err error
 		if l.rotation() {
@@ -139,6 +142,27 @@ func (j Judge) checkPlace(l, before *link) error {
 	return nil
 }
 
+// checkDelay demands that a link was issued right after what it rests on was verified. Only what a maintainer approved may
+// have waited, and it is not for the link itself to say so: the word must be with it, or with the binding that leans on it.
+func (j Judge) checkDelay(links []link, i int) error {
+	l := &links[i]
+	b := &l.binding
+	wait := time.Unix(b.Issued, 0).Sub(time.Unix(l.evidence.Verified, 0))
+	delay := maxDelay
+	if !l.rotation() && wait > delay {
+		keys := pairs(links[:i], keyPair{b.PublicKey, b.IdentityKey})
+		for _, word := range [][]byte{l.evidence.Decision, links[len(links)-1].evidence.Decision} {
+			if judgeApproval(j.Published, j.Network, b.Zone, identity.Asked(b, b.Rule.Name), keys, word).given {
+				delay = maxReviewed
+			}
+		}
+	}
+	if wait < 0 || wait > delay {
+		return fmt.Errorf("issued %s after what it rests on was verified", wait)
+	}
+	return nil
+}
+
 // checkEnrolment judges a link with a token.
 func (j Judge) checkEnrolment(ctx context.Context, issuer *spec.Issuer, l, before *link, known []string) error {
 	b, e := &l.binding, &l.evidence
@@ -164,13 +188,6 @@ func (j Judge) checkEnrolment(ctx context.Context, issuer *spec.Issuer, l, befor
 	if err := checkProof(e.Proof, protocol.EnrolPath(b.Network, b.Zone), b.IdentityKey, b.Node, body,
 		verified); err != nil {
 		return err
-	}
-	delay := maxDelay
-	if b.Approved {
-		delay = maxReviewed
-	}
-	if wait := time.Unix(b.Issued, 0).Sub(verified); wait < 0 || wait > delay {
-		return fmt.Errorf("issued %s after its token was verified", wait)
 	}
 	if before != nil && (before.binding.PublicKey != b.PublicKey || before.binding.IdentityKey != b.IdentityKey) {
 		return errors.New("it leans on evidence of other keys")
