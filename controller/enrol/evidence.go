@@ -213,15 +213,7 @@ func lastAnchor(issuer *spec.Issuer, links []link) int {
 
 // archivedCommitments reads what a token commits to that was verified before.
 func archivedCommitments(issuer *spec.Issuer, raw string) []string {
-	parts := strings.Split(raw, ".")
-	if len(parts) != 3 {
-		return nil
-	}
-	payload, err := base64.RawURLEncoding.DecodeString(parts[1])
-	if err != nil {
-		return nil
-	}
-	all, err := claims.Decode(payload)
+	all, err := archivedClaims(raw)
 	if err != nil {
 		return nil
 	}
@@ -233,6 +225,19 @@ func archivedCommitments(issuer *spec.Issuer, raw string) []string {
 		}
 	}
 	return out
+}
+
+// archivedClaims reads the claims of a token that was verified before.
+func archivedClaims(raw string) (map[string]any, error) {
+	parts := strings.Split(raw, ".")
+	if len(parts) != 3 {
+		return nil, errors.New("it is no token")
+	}
+	payload, err := base64.RawURLEncoding.DecodeString(parts[1])
+	if err != nil {
+		return nil, err
+	}
+	return claims.Decode(payload)
 }
 
 // trim leaves out renewals: what is leant on are the first link, rotations, and the link right before each of these, which

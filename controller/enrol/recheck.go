@@ -45,8 +45,8 @@ type Judge struct {
 // cannot carry a node for ever: the compile lets none live longer than the rule's ttl.
 // The holder of the identity key signed a request for this node, zone and WireGuard key that contains this token. The
 // token commits to the node's keys, or it stands in a chain of such links: each later one signed by the identity key of
-// the one before, for the same identity. A rule of the zone at the commit given admits the identity and gives what the
-// binding says; where the rule asks for a review, a maintainer who may change the zone's document at that commit signed an
+// the one before, for the same identity. A rule of the zone at the commit given admits the identity, as the binding and as
+// the whole token tells it, and gives what the binding says; where the rule asks for a review, a maintainer who may change the zone's document at that commit signed an
 // approval of this identity with one of the node's keys, by this rule, with these routes, or git lists it.
 //
 // It cannot prove: that the token was not used for another node as well (replays are the controller's to refuse, but
@@ -98,6 +98,10 @@ func (j Judge) checkChain(ctx context.Context, links []link) error {
 	if issuer == nil {
 		return fmt.Errorf("the network has no issuer %q", links[0].binding.Identity.Issuer)
 	}
+	said := len(links) - 1 // the link whose token says of the identity what the binding does
+	for said > 0 && links[said].rotation() {
+		said--
+	}
 	var known []string // what tokens may commit to: the keys that the node had so far
 	for i := range links {
 		l := &links[i]
@@ -116,7 +120,7 @@ func (j Judge) checkChain(ctx context.Context, links []link) error {
 		if l.rotation() {
 			err = checkRotation(l, before)
 		} else {
-			err = j.checkEnrolment(ctx, issuer, l, before, known)
+			err = j.checkEnrolment(ctx, issuer, l, before, known, i == said)
 		}
 		if err != nil {
 			return fmt.Errorf("link %d of %d: %w", i+1, len(links), err)
@@ -163,8 +167,8 @@ func (j Judge) checkDelay(links []link, i int) error {
 	return nil
 }
 
-// checkEnrolment judges a link with a token.
-func (j Judge) checkEnrolment(ctx context.Context, issuer *spec.Issuer, l, before *link, known []string) error {
+// checkEnrolment judges a link with a token; whole says that the token has to be admitted as the binding is.
+func (j Judge) checkEnrolment(ctx context.Context, issuer *spec.Issuer, l, before *link, known []string, whole bool) error {
 	b, e := &l.binding, &l.evidence
 	var req protocol.EnrolRequest
 	if err := protocol.Decode(e.Request, protocol.MaxEnrolBytes, &req); err != nil {
@@ -192,11 +196,11 @@ func (j Judge) checkEnrolment(ctx context.Context, issuer *spec.Issuer, l, befor
 	if before != nil && (before.binding.PublicKey != b.PublicKey || before.binding.IdentityKey != b.IdentityKey) {
 		return errors.New("it leans on evidence of other keys")
 	}
-	return j.checkToken(ctx, issuer, l, before, known)
+	return j.checkToken(ctx, issuer, l, before, known, whole)
 }
 
 // checkToken judges the token of a link, unless that was done before.
-func (j Judge) checkToken(ctx context.Context, issuer *spec.Issuer, l, before *link, known []string) error {
+func (j Judge) checkToken(ctx context.Context, issuer *spec.Issuer, l, before *link, known []string, whole bool) error {
 	if j.Judged != nil && j.Judged(l.digest) {
 		return nil
 	}
@@ -216,6 +220,11 @@ func (j Judge) checkToken(ctx context.Context, issuer *spec.Issuer, l, before *l
 	if !sameClaims(id, l.binding.Identity) {
 		return errors.New("the token says something else of the identity than the binding")
 	}
+	if whole {
+		if err := j.checkLeftOut(issuer, &l.binding, v.Claims); err != nil {
+			return err
+		}
+	}
 	found := commitments(issuer, v)
 	for _, c := range found {
 		if !slices.Contains(known, c) {
@@ -225,6 +234,27 @@ func (j Judge) checkToken(ctx context.Context, issuer *spec.Issuer, l, before *l
 	bound := slices.Contains(found, commitmentOf(&l.binding))
 	if !bound && before == nil && (mustBind(issuer) || len(found) > 0) {
 		return errors.New("the token commits to no keys of the node, and there is no earlier evidence")
+	}
+	return nil
+}
+
+// checkLeftOut demands that the token, with every claim that rules match on now, is admitted by the rule that admits the
+// binding, which decides by the claims that the binding keeps: without one of them a later, laxer rule could take it.
+//
+// A binding of before keeps the claims that rules matched on then, and counts as well as long as those that they match on
+// since make no difference to it. The commit that it names is not asked: a stolen controller would name an old one.
+func (j Judge) checkLeftOut(issuer *spec.Issuer, b *binding.Binding, token map[string]any) error {
+	id, err := identity.FromClaims(*issuer, token, identity.Wanted(j.Published.Repo, issuer.Name))
+	if err != nil {
+		return err
+	}
+	wanted, err := identity.Match(j.Published.Repo, b.Zone, id)
+	if err != nil {
+		return err
+	}
+	if got, err := identity.Match(j.Published.Repo, b.Zone, b.Identity); err != nil || got.Rule != wanted.Rule {
+		return fmt.Errorf("the token has claims that the binding leaves out, by which rule %s (%s) admits it: enrol again",
+			wanted.Rule.Name, wanted.Pos)
 	}
 	return nil
 }

@@ -324,6 +324,14 @@ func (s *Service) fulfil(ctx context.Context, pub *Published, zone, id string, d
 	if a.issuer = identity.IssuerNamed(pub.Repo, a.req.Issuer); a.issuer == nil {
 		return protocol.EnrolResult{}, refused("the network has no issuer %q any more", a.req.Issuer)
 	}
+	// Rules may match on other claims by now than when the request came.
+	token, err := archivedClaims(a.req.Token)
+	if err != nil {
+		return protocol.EnrolResult{}, err
+	}
+	if a.identity, err = identity.FromClaims(*a.issuer, token, identity.Wanted(pub.Repo, a.issuer.Name)); err != nil {
+		return protocol.EnrolResult{}, badToken("the token of issuer %s: %s", a.issuer.Name, err)
+	}
 	a.bound, _ = a.verified.Bound(identity.Audience(a.issuer),
 		protocol.Commitment(s.opts.Network, a.req.PublicKey, a.req.IdentityKey))
 	if err := s.admit(a); err != nil {
