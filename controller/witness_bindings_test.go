@@ -22,28 +22,31 @@ import (
 )
 
 // recheck is a twin of enrol.Recheck that believes goodEvidence and counts.
-type recheck struct{ calls, hangs atomic.Int32 }
+type recheck struct {
+	calls, hangs atomic.Int32
+	past         map[peermap.Key][]*binding.Signed // what the binding of a WireGuard key leans on
+}
 
-func (r *recheck) judge(ctx context.Context, _ witness.Commit, record protocol.BindingRecord) error {
+func (r *recheck) judge(ctx context.Context, _ witness.Commit, record protocol.BindingRecord) ([]*binding.Signed, error) {
 	r.calls.Add(1)
 	env, err := signer.ParseEnvelope(record.Envelope, binding.MaxEnvelopeBytes)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	b, err := binding.Parse(env.Payload)
 	switch {
 	case err != nil:
-		return err
+		return nil, err
 	case b.Evidence != peermap.DigestOf(record.Evidence):
-		return errors.New("the evidence is not the one that it names")
+		return nil, errors.New("the evidence is not the one that it names")
 	case bytes.Equal(record.Evidence, goodEvidence):
-		return nil
+		return r.past[b.PublicKey], nil
 	case bytes.HasPrefix(record.Evidence, []byte("hang")):
 		r.hangs.Add(1)
 		<-ctx.Done()
-		return fmt.Errorf("%w: %w", witness.ErrLater, ctx.Err())
+		return nil, fmt.Errorf("%w: %w", witness.ErrLater, ctx.Err())
 	}
-	return errors.New("token: it commits to other keys")
+	return nil, errors.New("token: it commits to other keys")
 }
 
 // judging runs a witness that judges bindings.
@@ -149,21 +152,28 @@ func TestWitnessRefusesInventedBindings(t *testing.T) {
 
 // Keys that were replaced do not come back, not even by way of a list without the node.
 func TestWitnessRefusesReplacedKeys(t *testing.T) {
-	for name, between := range map[string]func(*world, *enrolled){
-		"at once": func(*world, *enrolled) {},
-		"after a list without it": func(w *world, e *enrolled) {
-			e.drop("h1")
-			w.count(0)
-		},
+	atOnce := func(*world, *enrolled) {}
+	without := func(w *world, e *enrolled) {
+		e.drop("h1")
+		w.count(0)
+	}
+	for name, row := range map[string]struct {
+		between func(*world, *enrolled)
+		fork    bool // other keys that lean on the replaced ones, and not those themselves
+	}{
+		"at once":                        {atOnce, false},
+		"after a list without it":        {without, false},
+		"a fork":                         {atOnce, true},
+		"a fork after a list without it": {without, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var key signer.PrivateKey
 			w, e := newEnrolled(t, twoSigners(t, &key))
 			w.startWith(e)
-			dir := t.TempDir()
-			w.judging(key, dir, &recheck{})
-			w.published("prod", w.repo.Head())
+			forked := peermap.Key(peermap.DigestOf([]byte("fork")))
 			old, record := e.make(1)
+			w.judging(key, t.TempDir(), &recheck{past: map[peermap.Key][]*binding.Signed{forked: {old}}})
+			w.published("prod", w.repo.Head())
 			e.put(old, record)
 			before := w.count(1)
 			w.clock.Advance(time.Minute)
@@ -171,8 +181,13 @@ func TestWitnessRefusesReplacedKeys(t *testing.T) {
 				b.PublicKey = peermap.Key(peermap.DigestOf([]byte("next")))
 			})
 			w.await("the rotation", func(f protocol.FleetStatus) bool { return zoneOf(f, "prod").Current.Serial > before.Serial })
-			between(w, e)
-			e.put(old, record)
+			row.between(w, e)
+			if row.fork {
+				w.clock.Advance(time.Minute)
+				e.bind(1, func(b *binding.Binding, _ *protocol.BindingRecord) { b.PublicKey = forked })
+			} else {
+				e.put(old, record)
+			}
 			if r := w.unwitnessed("h1"); !strings.Contains(r.Detail, "replaced at") && !strings.Contains(r.Detail, "has other keys") {
 				t.Fatal(r.Detail)
 			}

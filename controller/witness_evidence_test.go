@@ -134,15 +134,15 @@ func TestWitnessSeesThroughForgedEvidence(t *testing.T) {
 			issuer := &tokens.Memory{Now: w.clock.Now}
 			w.startWith(e)
 			w.witnessAs(key, t.TempDir(), func(c *witness.Config) {
-				c.Recheck = func(ctx context.Context, at witness.Commit, record protocol.BindingRecord) error {
-					_, err := enrol.Judge{
+				c.Recheck = func(ctx context.Context, at witness.Commit, record protocol.BindingRecord) ([]*binding.Signed, error) {
+					past, err := enrol.Judge{
 						Network: w.name, Published: &enrol.Published{Commit: at.ID, Repo: at.Repo, Root: at.Root}, Verifier: issuer, Judged: at.Judged,
 					}.Recheck(ctx, record)
 					var down *tokens.Unavailable
 					if errors.As(err, &down) {
-						return fmt.Errorf("%w: %w", witness.ErrLater, err)
+						return nil, fmt.Errorf("%w: %w", witness.ErrLater, err)
 					}
-					return err
+					return past, err
 				}
 			})
 			w.published("prod", head)

@@ -21,6 +21,7 @@ import (
 	"github.com/apex-network/apex/internal/cli"
 	"github.com/apex-network/apex/internal/keyfile"
 	"github.com/apex-network/apex/internal/protocol"
+	"github.com/apex-network/apex/spec/binding"
 )
 
 // witnessFlags configure a witness.
@@ -170,14 +171,14 @@ func (f witnessFlags) config(s cli.Streams) (witness.Config, error) {
 
 // recheckWith judges bindings with the keys that their issuers give to verifier.
 func recheckWith(network string, verifier tokens.Verifier) witness.Recheck {
-	return func(ctx context.Context, at witness.Commit, record protocol.BindingRecord) error {
-		_, err := enrol.Judge{
+	return func(ctx context.Context, at witness.Commit, record protocol.BindingRecord) ([]*binding.Signed, error) {
+		past, err := enrol.Judge{
 			Network: network, Published: &enrol.Published{Commit: at.ID, Repo: at.Repo, Root: at.Root}, Verifier: verifier, Judged: at.Judged,
 		}.Recheck(ctx, record)
 		var down *tokens.Unavailable
 		if errors.As(err, &down) {
-			return fmt.Errorf("%w: %w", witness.ErrLater, err)
+			return nil, fmt.Errorf("%w: %w", witness.ErrLater, err)
 		}
-		return err
+		return past, err
 	}
 }

@@ -37,7 +37,7 @@ type Judge struct {
 	Judged func(peermap.Digest) bool
 }
 
-// Recheck judges a binding anew from its evidence.
+// Recheck judges a binding anew from its evidence, and gives the bindings that it leans on, the oldest first.
 //
 // It proves: enrolment keys of the trust root signed the binding and each one that it leans on. The issuer itself (by the keys that it publishes now)
 // signed an ID token for the network's audience that says what the binding says of the identity, and that was valid when
@@ -52,26 +52,22 @@ type Judge struct {
 // It cannot prove: that the token was not used for another node as well (replays are the controller's to refuse, but
 // every node would need a request signed by keys that the token commits to); that the WireGuard key is the node's own (a
 // node that names another's gets a binding that it cannot use); that the address was free (the compile drops clashes);
-// that the node did not leave. And where the issuer's tokenBinding is optional and the token commits to nothing, a stolen
+// that the node did not leave, nor go on to other keys than the chain's: whoever remembers what it judged sees that. And where the issuer's tokenBinding is optional and the token commits to nothing, a stolen
 // controller can have put its own keys in the place of those of whoever sent the token: then only a review, or the issuer's
 // audit log, shows it.
 //
 // Errors: ErrEvidence, *tokens.Unavailable if an issuer cannot be asked (nothing is wrong as far as was judged), those of ctx.
-func (j Judge) Recheck(ctx context.Context, record protocol.BindingRecord) (*binding.Signed, error) {
+func (j Judge) Recheck(ctx context.Context, record protocol.BindingRecord) (past []*binding.Signed, err error) {
 	last, err := openLink(record)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrEvidence, err)
 	}
-	fail := func(err error) (*binding.Signed, error) {
+	fail := func(err error) ([]*binding.Signed, error) {
 		var down *tokens.Unavailable
 		if errors.As(err, &down) || ctx.Err() != nil {
 			return nil, fmt.Errorf("binding of %s/%s: %w", last.binding.Zone, last.binding.Node, err)
 		}
 		return nil, fmt.Errorf("%w of %s/%s: %w", ErrEvidence, last.binding.Zone, last.binding.Node, err)
-	}
-	signed, err := openRecord(record)
-	if err != nil {
-		return fail(err)
 	}
 	previous, err := last.previous()
 	if err != nil {
@@ -89,7 +85,14 @@ func (j Judge) Recheck(ctx context.Context, record protocol.BindingRecord) (*bin
 	if err := j.checkRule(&last, links); err != nil {
 		return fail(err)
 	}
-	return signed, nil
+	for _, l := range previous {
+		signed, err := openRecord(l.record)
+		if err != nil {
+			return fail(err)
+		}
+		past = append(past, signed)
+	}
+	return past, nil
 }
 
 // checkChain walks from the first link to the binding itself.

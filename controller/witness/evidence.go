@@ -17,9 +17,10 @@ import (
 )
 
 // Recheck judges what a binding rests on from its evidence alone: that it is the one which the binding names, the token by the keys that its issuer shows now, the
-// rule at the commit, the maintainer's word. An error that wraps ErrLater says nothing about the binding; any other
-// refuses it. It is called by several goroutines at once. enrol.Judge is the real one.
-type Recheck func(ctx context.Context, at Commit, record protocol.BindingRecord) error
+// rule at the commit, the maintainer's word. It gives the bindings that it leans on, the oldest first. An error that wraps
+// ErrLater says nothing about the binding; any other refuses it. It is called by several goroutines at once. enrol.Judge is
+// the real one.
+type Recheck func(ctx context.Context, at Commit, record protocol.BindingRecord) (past []*binding.Signed, err error)
 
 // Commit is what the witness arrived at by itself.
 type Commit struct {
@@ -53,7 +54,7 @@ type inquiry struct {
 	stop  context.CancelFunc
 	done  chan struct{}
 	// What came of it, to be read when done is closed.
-	good []*binding.Signed
+	good []*judged
 	bad  []unfit
 	err  error // the controller did not answer
 }
@@ -81,7 +82,7 @@ func (w *witness) bindings(
 	}
 	out = make([]*binding.Signed, 0, len(entries))
 	for _, e := range entries {
-		s := w.memory.judged[e.Digest]
+		s := w.memory.judged[e.Digest].Signed
 		if s.Binding.Network != m.Network || s.Binding.Zone != m.Zone || s.Binding.Node != e.Node {
 			return nil, nil, refuseBinding(e.Digest, "binding %s is of node %s of zone %s, not of %s of zone %s",
 				e.Digest, s.Binding.Node, s.Binding.Zone, e.Node, m.Zone)
@@ -221,7 +222,7 @@ func (w *witness) inquire(ctx context.Context, m peermap.Manifest, unknown []pee
 // later, so that it costs only its own. The error is of the controller; what was judged before it counts.
 func (w *witness) judgeBindings(
 	ctx context.Context, m peermap.Manifest, unknown []peermap.Digest, at Commit,
-) (good []*binding.Signed, bad []unfit, err error) {
+) (good []*judged, bad []unfit, err error) {
 	slow := map[string]time.Duration{} // by issuer: what was spent on answers that were not prompt
 	for len(unknown) > 0 {
 		asked := unknown[:min(len(unknown), protocol.MaxBindingsAsked)]
@@ -241,13 +242,10 @@ func (w *witness) judgeBindings(
 			end--
 		}
 		for _, d := range asked[:end] {
-			if u := w.judgeBinding(ctx, m, d, given, at, slow); u != nil {
+			s, u := w.judgeBinding(ctx, m, d, given, at, slow)
+			if u != nil {
 				bad = append(bad, *u)
 				continue
-			}
-			s, err := parseSigned(given[d].Envelope)
-			if err != nil {
-				return good, bad, err
 			}
 			good = append(good, s)
 		}
@@ -267,8 +265,8 @@ const prompt = time.Second
 func (w *witness) judgeBinding(
 	ctx context.Context, m peermap.Manifest, want peermap.Digest, given map[peermap.Digest]protocol.BindingRecord, at Commit,
 	slow map[string]time.Duration,
-) *unfit {
-	no := func(err error) *unfit { return &unfit{digest: want, err: err} }
+) (*judged, *unfit) {
+	no := func(err error) (*judged, *unfit) { return nil, &unfit{digest: want, err: err} }
 	r, ok := given[want]
 	if !ok {
 		return no(errors.New("the controller has no evidence for it, or gives another's"))
@@ -289,20 +287,20 @@ func (w *witness) judgeBinding(
 	issuer := s.Binding.Identity.URL
 	left := w.Patience - slow[issuer]
 	if left <= 0 {
-		return &unfit{want, fmt.Errorf("node %s: issuer %s: %w", s.Binding.Node, s.Binding.Identity.Issuer, ErrLater), true}
+		return nil, &unfit{want, fmt.Errorf("node %s: issuer %s: %w", s.Binding.Node, s.Binding.Identity.Issuer, ErrLater), true}
 	}
 	ctx, cancel := context.WithTimeout(ctx, left)
 	defer cancel()
 	began := time.Now()
-	err = w.Recheck(ctx, at, r)
+	past, err := w.Recheck(ctx, at, r)
 	if took := time.Since(began); took > prompt {
 		slow[issuer] += took
 	}
 	switch {
 	case err == nil:
-		return nil
+		return &judged{s, past}, nil
 	case errors.Is(err, ErrLater) || ctx.Err() != nil:
-		return &unfit{want, fmt.Errorf("node %s: %w", s.Binding.Node, err), true}
+		return nil, &unfit{want, fmt.Errorf("node %s: %w", s.Binding.Node, err), true}
 	}
 	return no(fmt.Errorf("node %s: %w", s.Binding.Node, err))
 }
@@ -365,63 +363,12 @@ func (s *signed) members() build.Members {
 	return m
 }
 
-// replaced are keys that a node gave up by a rotation, or by enrolling again. No binding from before that may bring them
-// back while it would still hold: its key may be why it was replaced.
-type replaced struct {
-	Node        string      `json:"node"`
-	PublicKey   peermap.Key `json:"publicKey"`
-	IdentityKey peermap.Key `json:"identityKey"`
-	Since       int64       `json:"since"` // when the binding that replaced it was issued
-	Until       int64       `json:"until"` // when the replaced one ends by itself
-}
-
-// rotate refuses bindings that bring replaced keys back, and gives what is replaced once list is signed.
-func (w *witness) rotate(list []*binding.Signed, last *signed, asOf int64) ([]replaced, error) {
-	if last == nil {
-		return nil, nil
-	}
-	before := map[string]*binding.Signed{}
-	for _, e := range last.entries() {
-		before[e.Node] = w.memory.judged[e.Digest]
-	}
-	var next []replaced
-	gone := map[peermap.Key]replaced{}
-	for _, r := range last.Replaced {
-		if r.Until > asOf {
-			next = append(next, r)
-			gone[r.IdentityKey], gone[r.PublicKey] = r, r
-		}
-	}
-	for _, s := range list {
-		b := &s.Binding
-		for _, key := range []peermap.Key{b.IdentityKey, b.PublicKey} {
-			if r, ok := gone[key]; ok && b.Issued < r.Since {
-				return nil, refuseBinding(s.Digest, "binding %s of node %s has a key that was replaced at %s",
-					s.Digest, b.Node, time.Unix(r.Since, 0).UTC())
-			}
-		}
-		old := before[b.Node]
-		if old == nil || old.Binding.IdentityKey == b.IdentityKey && old.Binding.PublicKey == b.PublicKey {
-			continue
-		}
-		if b.Issued < old.Binding.Issued {
-			return nil, refuseBinding(s.Digest, "binding %s of node %s is older than the one that was signed last, and has other keys",
-				s.Digest, b.Node)
-		}
-		next = append(next, replaced{b.Node, old.Binding.PublicKey, old.Binding.IdentityKey, b.Issued, old.Binding.Expires})
-	}
-	return next[max(0, len(next)-maxReplaced):], nil
-}
-
-// maxReplaced bounds what is remembered of a zone; the oldest go first.
-const maxReplaced = 20_000
-
 // known gives those of the last list that are remembered.
 func (w *witness) known(last *signed) []*binding.Signed {
 	var out []*binding.Signed
 	for _, e := range last.entries() {
 		if s, ok := w.memory.judged[e.Digest]; ok {
-			out = append(out, s)
+			out = append(out, s.Signed)
 		}
 	}
 	return slices.Clip(out)
