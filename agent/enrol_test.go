@@ -313,6 +313,35 @@ func TestATokenThatIsNotRenewed(t *testing.T) {
 	w.awaitCondition(status.EnrolmentFailing, true, enrol.ReasonTokenUsed)
 }
 
+// TestAnswersDoNotSetThePace: a controller that answers every request with another binding, whose times say that the next is due
+// or that it is over already, is asked no faster than one that does not answer.
+func TestAnswersDoNotSetThePace(t *testing.T) {
+	t.Parallel()
+	for name, edit := range map[string]func(b *binding.Binding, n int64){
+		"due":  func(b *binding.Binding, n int64) { b.Issued, b.Expires = b.Issued-3000, b.Expires-n },
+		"over": func(b *binding.Binding, n int64) { b.Issued, b.Expires = b.Issued-n, b.Issued+1 },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := tokenWorld(t)
+			inner := w.edit
+			w.edit = func(o *Options) { inner(o); o.Times.EnrolMin, o.Times.EnrolMax = time.Hour, time.Hour }
+			var n atomic.Int64
+			w.controller.Enrolment.Play(func(s *agenttest.Script) { s.Edit = func(b *binding.Binding) { edit(b, n.Add(1)) } })
+			w.start()
+			for asked := int64(1); asked <= 3; asked++ {
+				agenttest.Await(t, "asked, and waits", func() bool {
+					return w.controller.Requests("enrol") >= asked && w.member().Next.Sub(w.clock.Now()) > 50*time.Minute
+				})
+				if got := w.controller.Requests("enrol"); got != asked {
+					t.Fatalf("%d requests in %d pauses", got, asked-1)
+				}
+				w.clock.Advance(time.Hour + time.Minute)
+			}
+		})
+	}
+}
+
 func TestAPersonJoins(t *testing.T) {
 	t.Parallel()
 	w := joining(t, JoinConfig{})

@@ -2,11 +2,15 @@ package agent
 
 import (
 	"context"
+	"net/http"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/apex-network/apex/agent/agenttest"
 	"github.com/apex-network/apex/agent/control"
 	"github.com/apex-network/apex/agent/status"
+	"github.com/apex-network/apex/internal/protocol"
 	"github.com/apex-network/apex/spec/peermap"
 )
 
@@ -98,6 +102,30 @@ func TestRotationWithHalfOfItInGit(t *testing.T) {
 	agenttest.Await(t, "rotated", func() bool { r, err := w.control().Rotation(t.Context(), ""); return err == nil && r.Done })
 	w.publish(nil)
 	w.awaitApplied(5)
+}
+
+// TestARefusedRotationKeepsNoRenewalWaiting: a controller that does not take the new keys must not cost the membership, which
+// rests on the old ones until then. With the next binding the new keys are offered again.
+func TestARefusedRotationKeepsNoRenewalWaiting(t *testing.T) {
+	t.Parallel()
+	w := tokenWorld(t)
+	w.joined()
+	var refuse atomic.Bool
+	refuse.Store(true)
+	w.controller.Override("rotate", func(rw http.ResponseWriter, r *http.Request) bool {
+		if refuse.Load() {
+			protocol.NewProblem(http.StatusUnauthorized, protocol.CodeToken, "enrol with a token for its keys first").Write(rw)
+		}
+		return refuse.Load()
+	})
+	first := w.member().Binding
+	if _, err := w.control().Rotate(t.Context(), ""); err == nil {
+		t.Fatal("the rotation was not refused")
+	}
+	w.clock.Advance(45 * time.Minute)
+	agenttest.Await(t, "renewed", func() bool { return w.member().Binding.Expires > first.Expires })
+	refuse.Store(false)
+	agenttest.Await(t, "the controller has the new keys", func() bool { return w.member().Binding.PublicKey != first.PublicKey })
 }
 
 // rotate asks as the socket does.

@@ -187,8 +187,7 @@ func (m *Member) sleep(ctx context.Context, action action, at time.Time) bool {
 func (m *Member) renewedToken() {
 	m.mu.Lock()
 	m.state.tokens++
-	m.state.retry.reset()
-	m.state.hold = time.Time{}
+	m.state.pace = pace{}
 	m.mu.Unlock()
 	m.poke()
 }

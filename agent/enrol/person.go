@@ -50,24 +50,24 @@ func (m *Member) Enrolment(ctx context.Context, info bool) control.Enrolment {
 func (m *Member) Join(ctx context.Context, in control.Join) error {
 	m.step.Lock()
 	defer m.step.Unlock()
-	ask := m.ask()
+	want := m.ask()
 	if in.Issuer != "" {
-		ask.Issuer = in.Issuer
+		want.Issuer = in.Issuer
 	}
 	if len(in.Routes) > 0 || in.Relay {
-		ask.Routes, ask.Relay = slices.Clone(in.Routes), in.Relay
+		want.Routes, want.Relay = slices.Clone(in.Routes), in.Relay
 	}
 	if in.IDToken == "" {
 		if err := m.keep(func(s *state) { s.record.Left = false }); err != nil {
 			return err
 		}
-		return m.attempt(ctx, func(ctx context.Context) error { return m.enrol(ctx, ask, m.source(), "") })
+		return m.attempt(ctx, ask, func(ctx context.Context) error { return m.enrol(ctx, want, m.source(), "") })
 	}
 	grant, err := grantOf(in)
 	if err != nil {
 		return err
 	}
-	err = m.attempt(ctx, func(ctx context.Context) error { return m.enrol(ctx, ask, nil, in.IDToken) })
+	err = m.attempt(ctx, ask, func(ctx context.Context) error { return m.enrol(ctx, want, nil, in.IDToken) })
 	if err != nil {
 		return err
 	}
@@ -151,7 +151,7 @@ func (m *Member) Rotate(ctx context.Context) (enrolled bool, err error) {
 	if !bound || !rotating {
 		return bound, nil
 	}
-	return true, m.attempt(ctx, m.rotateKeys)
+	return true, m.attempt(ctx, rotate, m.rotateKeys)
 }
 
 // Public gives the keys that the binding held names; false without one.

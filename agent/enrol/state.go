@@ -47,15 +47,28 @@ type state struct {
 	grant   *token.Grant
 	token   string // of the request that waits
 	since   time.Time
-	// hold is the instant before which nothing is asked, after a failure.
-	hold     time.Time
-	retry    retry
+	// A rotation has a pace of its own: one that is refused must not keep a renewal from its turn.
+	pace
+	rotation pace
 	disowned bool
 	tokens   uint64 // how often the token's file was seen to be another
 	busy     bool   // an exchange is under way
 	// reason and message of the last failure.
 	reason, message    string
 	attempts, failures uint64
+}
+
+// pace says before which instant nothing is asked, and how the pause grows from one failure to the next.
+type pace struct {
+	hold  time.Time
+	retry retry
+}
+
+func (s *state) paceOf(a action) *pace {
+	if a == rotate {
+		return &s.rotation
+	}
+	return &s.pace
 }
 
 type action int
@@ -80,10 +93,10 @@ func (s *state) due(now time.Time, automatic, rotating bool) (action, time.Time)
 		if automatic {
 			return ask, s.hold
 		}
-	case rotating:
-		return rotate, s.hold
-	case automatic:
+	case automatic && (!rotating || later(at, s.hold).Before(s.rotation.hold)):
 		return renew, later(at, s.hold)
+	case rotating:
+		return rotate, s.rotation.hold
 	}
 	return rest, time.Time{}
 }
@@ -158,8 +171,6 @@ func (r *retry) next(t Times) time.Duration {
 	r.current = min(max(2*r.current, t.RetryMin), t.RetryMax)
 	return r.current/2 + rand.N(r.current/2+1)
 }
-
-func (r *retry) reset() { r.current = 0 }
 
 // load takes up the records.
 func (m *Member) load() {

@@ -3,7 +3,6 @@ package enrol
 import (
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"testing"
 	"testing/quick"
 	"time"
@@ -41,7 +40,7 @@ func TestWhatIsDue(t *testing.T) {
 	}{
 		{"nothing to go by", state{}, false, false, rest, time.Time{}, control.Unbound},
 		{"a source", state{}, true, false, ask, time.Time{}, control.Enrolling},
-		{"a source, after a failure", state{hold: hold}, true, false, ask, hold, control.Enrolling},
+		{"a source, after a failure", state{pace: pace{hold: hold}}, true, false, ask, hold, control.Enrolling},
 		{"left", state{record: record{Left: true}}, true, false, rest, time.Time{}, control.Unbound},
 		{"waiting", state{record: record{Waiting: "1", RenewAt: now.Unix() + 9}, token: "t"}, false, false, again, now.Add(9 * time.Second), control.Waiting},
 		{"waiting without a token", state{record: record{Waiting: "1"}}, false, false, rest, time.Time{}, control.Waiting},
@@ -54,6 +53,9 @@ func TestWhatIsDue(t *testing.T) {
 		{"over, a person's", held(2 * time.Hour), false, false, rest, time.Time{}, control.Expired},
 		{"over to the second", held(time.Hour), true, false, ask, time.Time{}, control.Expired},
 		{"new keys", held(0), false, true, rotate, time.Time{}, control.Bound},
+		{"new keys that are refused", with(held(0), func(s *state) { s.rotation.hold = hold }), true, true, rotate, hold, control.Bound},
+		{"new keys that are refused, due", with(held(45*time.Minute), func(s *state) { s.rotation.hold = hold }), true, true, renew, now.Add(-5 * time.Minute), control.Renewing},
+		{"new keys and a renewal, both refused", with(held(45*time.Minute), func(s *state) { s.hold, s.rotation.hold = hold.Add(1), hold }), true, true, rotate, hold, control.Renewing},
 		{"new keys for what is over", held(2 * time.Hour), false, true, rest, time.Time{}, control.Expired},
 		{"lost", with(held(0), func(s *state) { s.disowned = true }), true, false, ask, time.Time{}, control.Bound},
 	} {
@@ -107,10 +109,6 @@ func TestRetriesGrowAndStayBounded(t *testing.T) {
 		}
 		if i > 10 && pause < times.RetryMax/2 {
 			t.Fatalf("pause %d is still %s", i, pause)
-		}
-		if rand.N(100) == 0 {
-			r.reset()
-			return
 		}
 	}
 }

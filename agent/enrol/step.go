@@ -49,7 +49,7 @@ func (m *Member) act(ctx context.Context, action action) {
 	if now, _ := m.due(); now != action {
 		return // a person was faster
 	}
-	_ = m.attempt(ctx, func(ctx context.Context) error { // what went wrong is in the state
+	_ = m.attempt(ctx, action, func(ctx context.Context) error { // what went wrong is in the state
 		switch action {
 		case rotate:
 			return m.rotateKeys(ctx)
@@ -60,8 +60,9 @@ func (m *Member) act(ctx context.Context, action action) {
 	})
 }
 
-// attempt counts one attempt, notes how it ended, and says when the next may begin. step is held.
-func (m *Member) attempt(ctx context.Context, do func(context.Context) error) error {
+// attempt counts one attempt, notes how it ended, and says when the next may begin: after a good answer too, whose times are the
+// controller's word. step is held.
+func (m *Member) attempt(ctx context.Context, action action, do func(context.Context) error) error {
 	var before uint64
 	m.change(func(s *state) { s.attempts++; s.busy = true; before = s.tokens })
 	err := do(ctx)
@@ -72,15 +73,22 @@ func (m *Member) attempt(ctx context.Context, do func(context.Context) error) er
 	quiet := errors.Is(err, ErrTokenUsed) && m.mayCome()
 	m.change(func(s *state) {
 		s.busy = false
-		if err == nil || quiet {
-			s.reason, s.message, s.hold = "", "", time.Time{}
-			s.retry.reset()
-		} else {
+		p := s.paceOf(action)
+		switch {
+		case err == nil:
+			s.reason, s.message = "", ""
+			s.pace = pace{hold: m.opt.Now().Add(m.opt.Times.RetryMin)}
+			s.rotation = s.pace // a new binding may lift what stood in the way
+			return
+		case quiet:
+			s.reason, s.message = "", ""
+			*p = pace{}
+		default:
 			s.failures++
 			s.reason, s.message = reasonOf(err), err.Error()
 		}
-		if err != nil && s.tokens == before { // one that was renewed meanwhile is not kept waiting for the old one
-			s.hold = m.opt.Now().Add(m.pause(s, err))
+		if s.tokens == before { // one that was renewed meanwhile is not kept waiting for the old one
+			p.hold = m.opt.Now().Add(m.pause(s, p, err))
 		}
 	})
 	switch {
@@ -93,8 +101,8 @@ func (m *Member) attempt(ctx context.Context, do func(context.Context) error) er
 }
 
 // pause is how long nothing is asked after an error.
-func (m *Member) pause(s *state, err error) time.Duration {
-	pause := s.retry.next(m.opt.Times)
+func (m *Member) pause(s *state, p *pace, err error) time.Duration {
+	pause := p.retry.next(m.opt.Times)
 	var problem *protocol.Problem
 	switch {
 	case errors.As(err, &problem) && problem.RetryAfter > 0:
