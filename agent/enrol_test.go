@@ -380,6 +380,36 @@ func TestAPersonJoins(t *testing.T) {
 	w.awaitCondition(status.EnrolmentNeeded, true, "")
 }
 
+// TestAPersonJoinsWhileTheControllerRestarts: the socket says that asking again will do.
+func TestAPersonJoinsWhileTheControllerRestarts(t *testing.T) {
+	t.Parallel()
+	w := joining(t, JoinConfig{})
+	w.start()
+	w.awaitSocket()
+	var down atomic.Bool
+	down.Store(true)
+	w.controller.Override("enrolment", func(rw http.ResponseWriter, r *http.Request) bool {
+		if down.Load() {
+			protocol.NewProblem(http.StatusServiceUnavailable, protocol.CodeNotReady, "no head yet").Write(rw)
+		}
+		return down.Load()
+	})
+	if got, err := w.control().Enrolment(t.Context(), ""); err != nil || got.Info != nil || !got.InfoLater {
+		t.Errorf("got %+v, %v", got, err)
+	}
+	join := control.Join{Issuer: "corp", IDToken: testToken}
+	if _, err := w.control().Join(t.Context(), join); !protocol.IsLater(err) {
+		t.Errorf("not ready: %v", err)
+	}
+	w.controller.Stop()
+	if _, err := w.control().Join(t.Context(), join); !protocol.IsLater(err) {
+		t.Errorf("gone: %v", err)
+	}
+	w.controller.Start()
+	down.Store(false)
+	agenttest.Await(t, "joined", func() bool { _, err := w.control().Join(t.Context(), join); return err == nil })
+}
+
 // TestRefreshToken: what a person leaves behind renews the binding, replaces itself, and ends with a clear word.
 func TestRefreshToken(t *testing.T) {
 	t.Parallel()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"sync"
 	"time"
 
@@ -13,6 +14,7 @@ import (
 	"github.com/apex-network/apex/agent/follow"
 	"github.com/apex-network/apex/agent/keys"
 	"github.com/apex-network/apex/agent/status"
+	"github.com/apex-network/apex/internal/protocol"
 	"github.com/apex-network/apex/signer"
 	"github.com/apex-network/apex/spec/peermap"
 )
@@ -206,12 +208,21 @@ func (c controls) Enrolment(ctx context.Context, zone string) (control.Enrolment
 func (c controls) Join(ctx context.Context, join control.Join) (control.Enrolment, error) {
 	z, err := c.zone(join.Zone)
 	if err == nil {
-		err = z.member.Join(ctx, join)
+		err = unanswered(z.member.Join(ctx, join))
 	}
 	if err != nil {
 		return control.Enrolment{}, err
 	}
 	return z.member.Enrolment(ctx, false), nil
+}
+
+// unanswered gives an error that is no controller's answer the code that says so: whoever asked may ask again.
+func unanswered(err error) error {
+	var problem *protocol.Problem
+	if errors.As(err, &problem) || !errors.Is(err, fetch.ErrUnreachable) && !errors.Is(err, fetch.ErrSlow) {
+		return err
+	}
+	return protocol.NewProblem(http.StatusBadGateway, protocol.CodeUnreachable, err.Error())
 }
 
 // Leave takes the host out of a zone.
@@ -238,7 +249,7 @@ func (c controls) Rotate(ctx context.Context, zone string) (control.Rotation, er
 	}
 	for _, z := range c.a.zones {
 		if _, err := z.member.Rotate(ctx); err != nil {
-			return control.Rotation{}, fmt.Errorf("zone %s: %w", z.name, err)
+			return control.Rotation{}, fmt.Errorf("zone %s: %w", z.name, unanswered(err))
 		}
 	}
 	return c.Rotation(ctx, zone)

@@ -67,6 +67,8 @@ type Enrolment struct {
 	// GET gives it.
 	Info      *protocol.EnrolmentInfo `json:"info"`
 	InfoError string                  `json:"infoError"`
+	// InfoLater says that it may be asked again soon: the controller is not ready, as for some seconds after its start.
+	InfoLater bool `json:"infoLater"`
 }
 
 // Binding is what a person wants to know of a binding.

@@ -38,7 +38,7 @@ func (m *Member) Enrolment(ctx context.Context, info bool) control.Enrolment {
 	}
 	got, err := m.info(ctx)
 	if err != nil {
-		out.InfoError = err.Error()
+		out.InfoError, out.InfoLater = err.Error(), protocol.IsLater(err)
 		return out
 	}
 	out.Info = &got

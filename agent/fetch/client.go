@@ -235,7 +235,7 @@ func (c *Client) Reachable(ctx context.Context) error {
 		_, _, err := c.get(ctx, client, a)
 		// A controller that answers with an error of its own was reached; a proxy's error page was not a controller.
 		var problem *protocol.Problem
-		if err == nil || errors.As(err, &problem) && problem.Code != "http" {
+		if err == nil || errors.As(err, &problem) && problem.Code != protocol.CodeHTTP {
 			return nil
 		}
 		all = append(all, err)

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"net/url"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -220,8 +219,7 @@ func passes(err error) bool {
 	if errors.As(err, &p) {
 		return p.Status >= http.StatusInternalServerError || p.Status == http.StatusTooManyRequests
 	}
-	var unanswered *url.Error
-	return errors.As(err, &unanswered)
+	return errors.Is(err, client.ErrUnreachable)
 }
 
 func (r rollout) String() string {

@@ -46,7 +46,8 @@ host's keys, so it is worth nothing to anybody who sees it on its way.
 Without --browser, --paste or --device it takes the first that is possible here. Machines give a token instead: from a
 file or an environment variable. To sign in on another machine, see apex login.
 
-Where a rule asks for a review, join says so and ends; --wait waits for the maintainer.
+Where a rule asks for a review, join says so and ends; --wait waits for the maintainer. While the controller restarts, join
+waits for it, before you sign in and after.
 
 Exit codes: 0 bound, or waiting for a maintainer; 4 the token or the identity is refused; 6 not in time.`,
 		Example: "  sudo apex join --zone office\n  sudo apex join --zone office --paste\n" +
@@ -76,9 +77,9 @@ func runJoin(ctx context.Context, s cli.Streams, f joinFlags) error {
 		return err
 	}
 	agent := control.NewClient(f.socket)
-	e, err := agent.Enrolment(ctx, f.zone)
+	e, err := readyEnrolment(ctx, s, agent, f.zone, f.timeout, f.settled)
 	if err != nil {
-		return agentError(err)
+		return err
 	}
 	if f.request {
 		r, err := requestOf(e)
@@ -87,11 +88,11 @@ func runJoin(ctx context.Context, s cli.Streams, f joinFlags) error {
 		}
 		return cli.Print(s.Out, "json", r)
 	}
-	if member(e) && !f.again && !f.brings() {
+	if member(e) && f.settled(e) {
 		fmt.Fprintf(s.Err, "This host is a member of zone %s already; --again signs in anew.\n", e.Zone)
 		return printEnrolment(s, f.format, e)
 	}
-	if e.Stage == control.Waiting && !f.again && !f.brings() {
+	if f.settled(e) {
 		return f.follow(ctx, s, agent, e) // who waits gains nothing by signing in again
 	}
 	session, err := f.session(ctx, s, e)
@@ -99,15 +100,21 @@ func runJoin(ctx context.Context, s cli.Streams, f joinFlags) error {
 		return err
 	}
 	fmt.Fprintf(s.Err, "Asking to join zone %s as %s.\n", e.Zone, e.Node)
-	e, err = agent.Join(ctx, control.Join{
+	join := control.Join{
 		Zone: e.Zone, Issuer: session.Issuer, IDToken: session.IDToken, RefreshToken: session.RefreshToken,
 		TokenEndpoint: session.TokenEndpoint, ClientID: session.ClientID, ClientSecret: session.ClientSecret,
 		Routes: routes, Relay: f.relay,
-	})
+	}
+	e, err = whenReady(ctx, s, f.timeout, func(ctx context.Context) (control.Enrolment, error) { return agent.Join(ctx, join) }, notReady)
 	if err != nil {
-		return agentError(err)
+		return err
 	}
 	return f.follow(ctx, s, agent, e)
+}
+
+// settled says whether there is nothing to sign in for.
+func (f *joinFlags) settled(e control.Enrolment) bool {
+	return !f.request && !f.again && !f.brings() && (member(e) || e.Stage == control.Waiting)
 }
 
 // member says whether the host is bound and stays so without a person.

@@ -3,9 +3,11 @@ package main
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -30,6 +32,15 @@ type fakeAgent struct {
 	joined []control.Join
 	turns  []control.Rotation
 	refuse error
+	busy   int // how often it says first that its controller is not ready
+}
+
+func (a *fakeAgent) ready() error {
+	if a.busy == 0 {
+		return nil
+	}
+	a.busy--
+	return fmt.Errorf("enrolment from c: %w", protocol.NewProblem(http.StatusServiceUnavailable, protocol.CodeNotReady, "no head yet"))
 }
 
 func (a *fakeAgent) Enrolment(context.Context, string) (control.Enrolment, error) {
@@ -46,6 +57,9 @@ func (a *fakeAgent) Join(_ context.Context, j control.Join) (control.Enrolment, 
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.joined = append(a.joined, j)
+	if err := a.ready(); err != nil {
+		return control.Enrolment{}, err
+	}
 	if len(a.next) > 0 && a.refuse == nil {
 		a.now, a.next = a.next[0], a.next[1:]
 	}
@@ -55,6 +69,12 @@ func (a *fakeAgent) Join(_ context.Context, j control.Join) (control.Enrolment, 
 func (a *fakeAgent) Leave(context.Context, string) (control.Enrolment, error) { return a.now, a.refuse }
 
 func (a *fakeAgent) Rotate(ctx context.Context, zone string) (control.Rotation, error) {
+	a.mu.Lock()
+	err := a.ready()
+	a.mu.Unlock()
+	if err != nil {
+		return control.Rotation{}, err
+	}
 	return a.Rotation(ctx, zone)
 }
 
@@ -265,6 +285,50 @@ func TestRotateHere(t *testing.T) {
 	a.turns = []control.Rotation{going}
 	if _, talk, code := run(t, "", "node", "rotate", "--socket", a.serve(t), "--timeout", "700ms"); code != cli.TimedOut {
 		t.Errorf("exit code %d: %s", code, talk)
+	}
+}
+
+// TestTheControllerRestarts: whoever asks meanwhile waits for it, and signs in once.
+func TestTheControllerRestarts(t *testing.T) {
+	t.Parallel()
+	e := enrolment("https://login.example.com")
+	silent := staged(e, control.Unbound, func(e *control.Enrolment) { e.Info, e.InfoError, e.InfoLater = nil, "no head yet", true })
+	bound := staged(e, control.Bound)
+	token := filepath.Join(t.TempDir(), "token")
+	if err := os.WriteFile(token, []byte("eyJhbGciOiJub25lIn0.eyJpc3MiOiJodHRwczovL2xvZ2luLmV4YW1wbGUuY29tIn0.c2ln"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct {
+		agent *fakeAgent
+		args  []string
+		code  cli.Code
+		joins int
+	}{
+		"before the sign-in":         {agent: &fakeAgent{now: silent, next: []control.Enrolment{e, bound}}, args: []string{"join", "--token-file", token}, joins: 1},
+		"after the sign-in":          {agent: &fakeAgent{now: e, next: []control.Enrolment{e, bound}, busy: 1}, args: []string{"join", "--token-file", token}, joins: 2},
+		"for too long":               {agent: &fakeAgent{now: silent}, args: []string{"join", "--device", "--timeout", "1s"}, code: cli.TimedOut},
+		"too long after the sign-in": {agent: &fakeAgent{now: e, busy: 9}, args: []string{"join", "--token-file", token, "--timeout", "1s"}, code: cli.TimedOut, joins: 1},
+		"while a request is printed": {agent: &fakeAgent{now: silent, next: []control.Enrolment{e}}, args: []string{"join", "--request"}},
+		"while a login begins":       {agent: &fakeAgent{now: silent}, args: []string{"login", "--device", "--out", "-", "--timeout", "1s"}, code: cli.TimedOut},
+		"before a rotation":          {agent: &fakeAgent{busy: 1, turns: []control.Rotation{{Done: true}}}, args: []string{"node", "rotate"}},
+		"too long before a rotation": {agent: &fakeAgent{busy: 9}, args: []string{"node", "rotate", "--timeout", "1s"}, code: cli.TimedOut},
+		"and the host is a member":   {agent: &fakeAgent{now: staged(silent, control.Bound)}, args: []string{"join"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			_, talk, code := run(t, "", append(c.args, "--socket", c.agent.serve(t))...)
+			if waited := strings.Contains(talk, "no head yet"); code != c.code || waited == strings.Contains(name, "member") {
+				t.Errorf("exit code %d: %s", code, talk)
+			}
+			if len(c.agent.joined) != c.joins {
+				t.Errorf("%d joins were asked for", len(c.agent.joined))
+			}
+			for _, j := range c.agent.joined {
+				if j.IDToken != c.agent.joined[0].IDToken {
+					t.Error("another token was given the second time")
+				}
+			}
+		})
 	}
 }
 

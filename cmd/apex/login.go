@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -90,7 +91,7 @@ func runLogin(ctx context.Context, s cli.Streams, f signInFlags, zone, socket, r
 	if _, err := os.Lstat(out); out != "-" && !errors.Is(err, fs.ErrNotExist) {
 		return cli.WithCode(cli.Invalid, fmt.Errorf("%s is there already; choose another file", out))
 	}
-	r, err := loginRequest(ctx, s, zone, socket, request)
+	r, err := loginRequest(ctx, s, zone, socket, request, f.timeout)
 	if err != nil {
 		return err
 	}
@@ -116,13 +117,13 @@ func runLogin(ctx context.Context, s cli.Streams, f signInFlags, zone, socket, r
 }
 
 // loginRequest is what to sign in for: a file's, or this host's.
-func loginRequest(ctx context.Context, s cli.Streams, zone, socket, request string) (joinRequest, error) {
+func loginRequest(ctx context.Context, s cli.Streams, zone, socket, request string, timeout time.Duration) (joinRequest, error) {
 	if request != "" {
 		return readRequest(s, request)
 	}
-	e, err := control.NewClient(socket).Enrolment(ctx, zone)
+	e, err := readyEnrolment(ctx, s, control.NewClient(socket), zone, timeout, func(control.Enrolment) bool { return false })
 	if err != nil {
-		return joinRequest{}, agentError(err)
+		return joinRequest{}, err
 	}
 	return requestOf(e)
 }

@@ -36,9 +36,7 @@ Node document of the clone in DIR (default: this folder). Nothing else in the fi
 			if len(args) > 0 {
 				return cli.WithCode(cli.Invalid, errors.New("DIR goes with -f, which names the document with the new keys"))
 			}
-			ctx, cancel := context.WithTimeout(c.Context(), timeout)
-			defer cancel()
-			return rotateHere(ctx, s, control.NewClient(socket), zone)
+			return rotateHere(c.Context(), s, control.NewClient(socket), zone, timeout)
 		},
 	}
 	c.Flags().StringVar(&zone, "zone", "", "a zone that uses the keys; needed only if this host has several")
@@ -49,10 +47,12 @@ Node document of the clone in DIR (default: this folder). Nothing else in the fi
 }
 
 // rotateHere asks the agent for new keys and follows it: until they are in force, or until a commit is needed.
-func rotateHere(ctx context.Context, s cli.Streams, agent *control.Client, zone string) error {
+func rotateHere(ctx context.Context, s cli.Streams, agent *control.Client, zone string, timeout time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
 	tick := time.NewTicker(joinPoll)
 	defer tick.Stop()
-	r, err := agent.Rotate(ctx, zone)
+	r, err := whenReady(ctx, s, timeout, func(ctx context.Context) (control.Rotation, error) { return agent.Rotate(ctx, zone) }, notReady)
 	for said := ""; ; r, err = agent.Rotation(ctx, zone) {
 		switch {
 		case ctx.Err() != nil:

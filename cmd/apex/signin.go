@@ -35,7 +35,7 @@ func (f *signInFlags) register(c *cobra.Command) {
 	c.Flags().BoolVar(&f.device, "device", false, "sign in with a code that is typed in elsewhere")
 	c.Flags().StringVar(&f.caFile, "issuer-ca-file", "", "certificate authorities of the issuer instead of the system's, PEM")
 	c.Flags().StringVar(&f.callback, "callback", "", "host:port of the loopback that the issuer has registered (default: 127.0.0.1 and any port)")
-	c.Flags().DurationVar(&f.timeout, "timeout", 10*time.Minute, "how long to wait for a person")
+	c.Flags().DurationVar(&f.timeout, "timeout", 10*time.Minute, "how long to wait for a person, and for a controller that is not ready")
 }
 
 // way is how a person signs in.

@@ -26,6 +26,9 @@ const MaxAnswer = 64 << 20
 // ErrNoTicket says that a client without a key asked for the status before it applied anything.
 var ErrNoTicket = errors.New("the status is told only after an apply with a token: apply first, or use a key")
 
+// ErrUnreachable says that no answer came, or not a whole one.
+var ErrUnreachable = errors.New("cannot be reached")
+
 // ErrNoKey says that a request has to be signed by a person's key, and the client has a token only.
 var ErrNoKey = errors.New("this needs the SSH key of a person")
 
@@ -158,7 +161,7 @@ func (c *Client) request(ctx context.Context, method, path string, body io.Reade
 func (c *Client) do(req *http.Request, out any) error {
 	resp, err := c.opt.HTTP.Do(req)
 	if err != nil {
-		return fmt.Errorf("controller %s cannot be reached: %w", c.opt.URL, err)
+		return fmt.Errorf("controller %s %w: %w", c.opt.URL, ErrUnreachable, err)
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode == http.StatusNoContent && out == nil {
@@ -172,7 +175,7 @@ func (c *Client) do(req *http.Request, out any) error {
 	}
 	data, err := io.ReadAll(io.LimitReader(resp.Body, MaxAnswer+1))
 	if err != nil {
-		return fmt.Errorf("controller %s: %w", c.opt.URL, err)
+		return fmt.Errorf("controller %s %w: %w", c.opt.URL, ErrUnreachable, err)
 	}
 	if err := protocol.Decode(data, MaxAnswer, out); err != nil {
 		return fmt.Errorf("controller %s: %w", c.opt.URL, err)

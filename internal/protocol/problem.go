@@ -2,6 +2,7 @@ package protocol
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -35,6 +36,8 @@ const (
 	CodeInternal     = "internal"       // 500
 	CodeConflict     = "conflict"       // 409: the generation to co-sign is no longer pending
 	CodeTimeout      = "timeout"        // 504: the work asked for did not end in time
+	CodeHTTP         = "http"           // any: the answer is no Problem, so it is a proxy's and no controller's
+	CodeUnreachable  = "unreachable"    // 502, on an agent's socket: no controller answers
 
 	// Of enrolment. A request that waits for a maintainer is no problem: 202 with an EnrolResult.
 	CodeToken        = "token-refused"        // 401: the token is not valid here; another one may be
@@ -50,6 +53,21 @@ func (p *Problem) Error() string {
 		return fmt.Sprintf("%d %s (%s)", p.Status, p.Title, p.Code)
 	}
 	return fmt.Sprintf("%d %s (%s): %s", p.Status, p.Title, p.Code, p.Detail)
+}
+
+// IsLater says whether err came of a controller that does not serve just now, as while it restarts: the same question is worth
+// asking again soon.
+func IsLater(err error) bool {
+	var p *Problem
+	if !errors.As(err, &p) {
+		return false
+	}
+	switch p.Code {
+	case CodeNotReady, CodeShuttingDown, CodeUnreachable:
+		return true
+	}
+	return p.Code == CodeHTTP && (p.Status == http.StatusBadGateway || p.Status == http.StatusServiceUnavailable ||
+		p.Status == http.StatusGatewayTimeout)
 }
 
 // NewProblem fills in the title from the HTTP status.
@@ -82,7 +100,7 @@ func ReadProblem(resp *http.Response) error {
 	body, err := io.ReadAll(io.LimitReader(resp.Body, MaxProblemBytes))
 	p := &Problem{}
 	if err != nil || json.Unmarshal(body, p) != nil || p.Code == "" {
-		p = NewProblem(resp.StatusCode, "http", "")
+		p = NewProblem(resp.StatusCode, CodeHTTP, "")
 	}
 	p.Status = resp.StatusCode
 	return p
