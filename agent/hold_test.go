@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
@@ -197,4 +198,39 @@ func TestNotAfterWithoutCache(t *testing.T) {
 		device, err := w.host.Backends().WireGuard.Device(t.Context(), testIface)
 		return err == nil && len(device.Peers) == 0
 	})
+}
+
+type hostRoutes = reconciler.Routes // so that it can be embedded beside its method Routes
+
+// deafRoutes are routes that cannot be read while deaf is set.
+type deafRoutes struct {
+	hostRoutes
+	deaf *atomic.Bool
+}
+
+func (d deafRoutes) Routes(ctx context.Context) ([]reconciler.HostRoute, error) {
+	if d.deaf.Load() {
+		return nil, errors.New("no buffer space available")
+	}
+	return d.hostRoutes.Routes(ctx)
+}
+
+// TestDriftedEnds: a read that failed is told of until the host could be read again.
+func TestDriftedEnds(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	var deaf atomic.Bool
+	w.newEngine = func(o reconciler.Options) (Engine, error) {
+		o.Backends = w.host.Backends()
+		o.Backends.Routes = deafRoutes{o.Backends.Routes, &deaf}
+		o.FullPass = 20 * time.Millisecond
+		return reconciler.New(o)
+	}
+	w.publish(nil)
+	w.start()
+	w.awaitApplied(1)
+	deaf.Store(true)
+	w.awaitCondition(status.Drifted, true, "RepairFailed")
+	deaf.Store(false)
+	w.awaitCondition(status.Drifted, false, "")
 }

@@ -468,6 +468,7 @@ func (z *zone) watchDrift(ctx context.Context) {
 		}
 		z.judgeConflicts(report.Conflicts)
 		if !report.Drift {
+			z.clear(status.Drifted) // what was told of before is over
 			return
 		}
 		z.standing.drifted(report)

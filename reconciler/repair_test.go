@@ -2,10 +2,13 @@ package reconciler_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -176,6 +179,96 @@ func TestWatchRepairs(t *testing.T) {
 		pass()
 		if ops := f.host.Operations(); len(ops) != 0 || len(reports) != 0 {
 			t.Errorf("a quiet host was changed: %q %v", ops, reports)
+		}
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+type hostRoutes = reconciler.Routes // so that it can be embedded beside its method Routes
+
+// deafRoutes are routes that cannot be read while deaf is set.
+type deafRoutes struct {
+	hostRoutes
+	deaf *atomic.Bool
+}
+
+func (d deafRoutes) Routes(ctx context.Context) ([]reconciler.HostRoute, error) {
+	if d.deaf.Load() {
+		return nil, errors.New("no buffer space available")
+	}
+	return d.hostRoutes.Routes(ctx)
+}
+
+// TestWatchTellsWhenItIsOver: an error and a repair that waits are told of, and so is the first pass that finds nothing wrong, once.
+func TestWatchTellsWhenItIsOver(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		h, deaf := twin.New(), &atomic.Bool{}
+		opt := options(h, dir)
+		opt.Backends.Routes = deafRoutes{opt.Backends.Routes, deaf}
+		opt.RepairBurst = 1
+		e, err := reconciler.New(opt)
+		if err == nil {
+			_, err = e.Recover(t.Context())
+		}
+		if err == nil {
+			_, err = e.Apply(t.Context(), state("one", 1), nil)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		routes, err := opt.Backends.Routes.Routes(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		ours := routes[slices.IndexFunc(routes, func(r reconciler.HostRoute) bool { return r.Prefix == prefix("10.1.0.0/16") })]
+		ctx, cancel := context.WithCancel(t.Context())
+		var last string
+		var told int
+		done := make(chan error)
+		go func() {
+			done <- e.Watch(ctx, func(r reconciler.Report, err error) {
+				told++
+				switch {
+				case err != nil:
+					last = "error"
+				case r.Deferred:
+					last = "waits"
+				case r.Drift:
+					last = "repaired"
+				default:
+					last = "settled"
+				}
+			})
+		}()
+		expect := func(want string) {
+			t.Helper()
+			time.Sleep(2 * time.Second)
+			synctest.Wait()
+			if last != want {
+				t.Errorf("told %q, want %q", last, want)
+			}
+		}
+		expect("")
+		deaf.Store(true)
+		h.DeleteRoute(testName, ours.Prefix)
+		h.AddRoute(ours)
+		expect("error")
+		deaf.Store(false)
+		expect("settled")
+		h.DeleteRoute(testName, ours.Prefix)
+		expect("repaired")
+		h.DeleteRoute(testName, ours.Prefix)
+		expect("waits")
+		h.AddRoute(ours)
+		expect("settled")
+		before := told
+		expect("settled")
+		if told != before {
+			t.Errorf("told again %d times", told-before)
 		}
 		cancel()
 		if err := <-done; err != nil {

@@ -139,8 +139,8 @@ const (
 )
 
 // Watch repairs on every relevant event and on a slow full pass, until ctx ends; it then returns nil. report is called
-// from Watch's goroutine with every Report that found drift or other conflicts than before, and with every error. An
-// Engine is watched by at most one Watch.
+// from Watch's goroutine with every Report that found drift or other conflicts than before, with every error, and with the first
+// Report that finds the host as it should be after an error or a deferred repair. An Engine is watched by at most one Watch.
 func (e *Engine) Watch(ctx context.Context, report func(Report, error)) error {
 	wake := make(chan struct{}, 1)
 	e.events.mu.Lock()
@@ -168,6 +168,7 @@ func (e *Engine) watchLoop(ctx context.Context, wake <-chan struct{}, report fun
 	retry := time.NewTimer(time.Hour)
 	retry.Stop()
 	defer retry.Stop()
+	unsettled := false
 	for {
 		select {
 		case <-ctx.Done():
@@ -182,22 +183,23 @@ func (e *Engine) watchLoop(ctx context.Context, wake <-chan struct{}, report fun
 			full.Reset(jitter(e.opt.FullPass))
 			e.events.put(pending{all: true})
 		}
-		if again := e.watchPass(ctx, report); again {
+		if unsettled = e.watchPass(ctx, unsettled, report); unsettled {
 			retry.Reset(retryTime)
 		}
 	}
 }
 
-// watchPass looks at what is pending. It reports whether to come back on its own.
-func (e *Engine) watchPass(ctx context.Context, report func(Report, error)) bool {
+// watchPass looks at what is pending. It says whether something was left that is told of and wants another look; before is what
+// the last pass said.
+func (e *Engine) watchPass(ctx context.Context, before bool, report func(Report, error)) (unsettled bool) {
 	p := e.events.take()
 	if !p.any() {
-		return false
+		return before
 	}
 	e.mu.Lock()
 	if !e.ready || e.confirmed == nil {
 		e.mu.Unlock()
-		return false
+		return before
 	}
 	conflicts, deferred := e.conflicts, e.deferred
 	r, err := e.repair(ctx, p)
@@ -206,10 +208,11 @@ func (e *Engine) watchPass(ctx context.Context, report func(Report, error)) bool
 		return false
 	}
 	told := r.Deferred && deferred && r.Total == 0
-	if err != nil || (r.Drift && !told) || !slices.Equal(conflicts, r.Conflicts) {
+	unsettled = err != nil || r.Deferred
+	if err != nil || (r.Drift && !told) || (before && !unsettled) || !slices.Equal(conflicts, r.Conflicts) {
 		report(r, err)
 	}
-	return err != nil || r.Deferred
+	return unsettled
 }
 
 // subscribe keeps a subscription standing; whenever one begins, events may have been missed.
