@@ -234,3 +234,31 @@ func TestDriftedEnds(t *testing.T) {
 	deaf.Store(false)
 	w.awaitCondition(status.Drifted, false, "")
 }
+
+// TestAClockThatWasSetWrong: what a clock far ahead ended comes back when it is right again.
+func TestAClockThatWasSetWrong(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	end := w.clock.Now().Add(24 * time.Hour).Unix()
+	w.publish(func(z *agenttest.Zone) {
+		z.Rules = agenttest.SSHRule(end)
+		z.Nodes = slices.Clone(z.Nodes)
+		z.Nodes[2].NotAfter = end
+	})
+	w.start()
+	w.awaitApplied(1)
+	before := w.snapshot()
+	look := func(what string, is func(now string) bool) {
+		t.Helper()
+		agenttest.Await(t, what, func() bool {
+			poke(w.agent.zones[0].offered) // it looks each minute by itself
+			return is(w.snapshot())
+		})
+	}
+	w.clock.Advance(48 * time.Hour)
+	look("rule and peer have run out", func(now string) bool {
+		return !strings.Contains(now, "ssh/0") && !strings.Contains(now, "10.1.0.3/32")
+	})
+	w.clock.Advance(-48 * time.Hour)
+	look("they are back", func(now string) bool { return withoutIndex(now) == withoutIndex(before) })
+}

@@ -24,7 +24,7 @@ const longestSleep = time.Minute
 //	  ┌──(pause)──┐                            ┌──(pause)──┐
 //	  ▼           │                            ▼           │
 //	booting ──────┴──▶ in the last good ──▶ attending ─────┘◀─ offered: a newer generation is trusted
-//	                   state (offline)         │  ▲         ◀─ moved:   an endpoint has another address
+//	                   state (offline)         │  ▲         ◀─ moved:   an endpoint has another address, or the clock was set back
 //	                                           └──┘         ◀─ due:     something has run out (notAfter)
 //	                                                        ◀─ next:    a refused generation's turn (trial)
 //
@@ -55,7 +55,7 @@ func (z *zone) attendAll(ctx context.Context, due time.Time, pause *backoff) {
 	drift.Go(func() { z.watchDrift(ctx) })
 	defer drift.Wait()
 	pause.reset()
-	moved := false
+	moved, latest := false, z.now().Round(0)
 	var hold held
 	for {
 		wake := time.NewTimer(z.untilDue(due, hold.until, moved))
@@ -69,6 +69,9 @@ func (z *zone) attendAll(ctx context.Context, due time.Time, pause *backoff) {
 		case <-wake.C:
 		}
 		wake.Stop()
+		now := z.now().Round(0)             // as the wall clock says
+		moved = moved || now.Before(latest) // it was set back: what it ended too early is in force again
+		latest = now
 		newest, left := z.follower.Current(), z.member.Left()
 		if z.now().Before(hold.until) && left == hold.left && (!newest.Complete() || newest.View == hold.view) {
 			continue
