@@ -191,6 +191,11 @@ func TestClocksApart(t *testing.T) {
 	w.controller.Enrolment.Play(func(s *agenttest.Script) { s.ClockShift = 5 * time.Minute })
 	w.start()
 	got := w.awaitCondition(status.EnrolmentFailing, true, "")
+	w.awaitSocket()
+	var problem *protocol.Problem
+	if _, err := w.control().Join(t.Context(), control.Join{}); !errors.As(err, &problem) || !strings.Contains(problem.Detail, "set the clock") {
+		t.Errorf("a person is not told: %v", err)
+	}
 	if !strings.Contains(got.Message, "behind the controller's") || !regexp.MustCompile("clock is (5m0s|4m59s) ").MatchString(got.Message) {
 		t.Errorf("the message is %q", got.Message)
 	}
@@ -220,6 +225,49 @@ func TestReview(t *testing.T) {
 	w.awaitCondition(status.AwaitingApproval, false, "")
 	if raw, err := os.ReadFile(filepath.Join(w.dir, "state/networks", testNetwork, testZone, "credential.json")); err == nil {
 		t.Errorf("the token is kept after its use: %d bytes", len(raw))
+	}
+}
+
+// TestOnlyTheControllerEndsAWait: a person's request waits on, whatever a proxy says meanwhile; a maintainer's refusal ends it.
+func TestOnlyTheControllerEndsAWait(t *testing.T) {
+	t.Parallel()
+	for name, denied := range map[string]bool{"approved": false, "denied": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := joining(t, JoinConfig{})
+			w.controller.Enrolment.Play(func(s *agenttest.Script) { s.Review = true })
+			w.start()
+			w.awaitSocket()
+			if got, err := w.control().Join(t.Context(), control.Join{Issuer: "corp", IDToken: testToken}); err != nil || got.Stage != control.Waiting {
+				t.Fatalf("got %+v, %v", got, err)
+			}
+			var pages atomic.Int64
+			proxy := func(rw http.ResponseWriter, r *http.Request) bool {
+				n := pages.Add(1)
+				if n <= 6 {
+					http.Error(rw, "default backend", []int{404, 403, 401}[n%3])
+				}
+				return n <= 6
+			}
+			w.controller.Override("enrolment", proxy)
+			w.controller.Override("enrol", proxy)
+			agenttest.Await(t, "the proxy's pages are over", func() bool { return pages.Load() > 6 })
+			w.controller.Enrolment.Play(func(s *agenttest.Script) {
+				s.Review = false
+				if denied {
+					s.Refuse = func(protocol.EnrolRequest) *protocol.Problem {
+						return protocol.NewProblem(http.StatusForbidden, protocol.CodeEnrolRefused, "a maintainer has denied it")
+					}
+				}
+			})
+			if !denied {
+				w.awaitStage(control.Bound)
+				return
+			}
+			if got := w.awaitStage(control.Unbound); !strings.Contains(got.Message, "has denied it") {
+				t.Errorf("it says %q", got.Message)
+			}
+		})
 	}
 }
 
@@ -546,6 +594,48 @@ func TestLeaveAndComeBack(t *testing.T) {
 	agenttest.Await(t, "joined again", func() bool { _, err := w.control().Join(t.Context(), control.Join{}); return err == nil })
 	w.awaitApplied(w.admit().Zone.Serial)
 	w.awaitCondition(status.Ready, true, "")
+}
+
+// TestNobodyElseTakesTheLeave: what a proxy says, or a controller whose clock is another, does not mean that the binding is gone.
+func TestNobodyElseTakesTheLeave(t *testing.T) {
+	t.Parallel()
+	w := tokenWorld(t)
+	w.joined()
+	refused := func(what, says string) {
+		t.Helper()
+		_, err := w.control().Leave(t.Context(), "")
+		if err == nil || !strings.Contains(err.Error(), "was not told") || !strings.Contains(err.Error(), says) {
+			t.Errorf("%s: %v", what, err)
+		}
+		if _, bound := w.controller.Enrolment.Binding("a"); !bound || w.member().Left || w.member().Binding == nil {
+			t.Fatalf("%s: the host takes itself for gone", what)
+		}
+	}
+	var page atomic.Int64
+	w.controller.Override("leave", func(rw http.ResponseWriter, r *http.Request) bool {
+		if page.Load() > 0 {
+			http.Error(rw, "no such backend", int(page.Load()))
+		}
+		return page.Load() > 0
+	})
+	for _, code := range []int64{401, 403, 404} {
+		page.Store(code)
+		refused("a proxy", "")
+	}
+	page.Store(0)
+	w.controller.Enrolment.Play(func(s *agenttest.Script) { s.ClockShift = 5 * time.Minute })
+	refused("clocks apart", "set the clock")
+	w.controller.Enrolment.Play(func(s *agenttest.Script) { s.ClockShift, s.Lose = 0, true })
+	if _, err := w.control().Rotate(t.Context(), ""); err == nil {
+		t.Fatal("the answer was not lost")
+	}
+	// The controller knows the next keys by now, and this host does not know that.
+	if got, err := w.control().Leave(t.Context(), ""); err != nil || got.Stage != control.Unbound {
+		t.Errorf("got %+v, %v", got, err)
+	}
+	if _, bound := w.controller.Enrolment.Binding("a"); bound {
+		t.Error("the controller was not told")
+	}
 }
 
 func TestEphemeralNodesSayGoodbye(t *testing.T) {

@@ -47,6 +47,8 @@ type Script struct {
 	ClockShift time.Duration
 	// Once lets each token give one binding: used again by the same node it gives the same, as with the real service.
 	Once bool
+	// Lose takes the answers with a binding away on their way back.
+	Lose bool
 	// Edit changes a binding before it is signed, Signer replaces the enrolment key: what a stolen controller could do.
 	Edit   func(*binding.Binding)
 	Signer *signer.PrivateKey
@@ -277,6 +279,9 @@ func (e *Enrolment) bind(w http.ResponseWriter, script Script, now time.Time, to
 	e.mu.Lock()
 	e.bindings[b.Node], e.answers[b.Node+" "+token] = b, answer
 	e.mu.Unlock()
+	if script.Lose {
+		panic(http.ErrAbortHandler)
+	}
 	e.send(w, http.StatusOK, answer)
 }
 

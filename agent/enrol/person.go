@@ -9,10 +9,10 @@ import (
 	"time"
 
 	"github.com/apex-network/apex/agent/control"
-	"github.com/apex-network/apex/agent/fetch"
 	"github.com/apex-network/apex/agent/token"
 	"github.com/apex-network/apex/internal/oidcclient"
 	"github.com/apex-network/apex/internal/protocol"
+	"github.com/apex-network/apex/signer"
 	"github.com/apex-network/apex/spec/peermap"
 )
 
@@ -109,14 +109,52 @@ func (m *Member) Leave(ctx context.Context) error {
 		return fmt.Errorf("%w: if its keys stand in git, remove its Node document there", ErrStatic)
 	}
 	if bound {
-		err := m.opt.Controller.Leave(ctx, m.pair().Identity)
-		if err != nil && !errors.Is(err, fetch.ErrNotFound) && !errors.Is(err, fetch.ErrDenied) {
-			return fmt.Errorf("the controller was not told, so the binding stays until it runs out; try again: %w", err)
+		if err := m.goodbye(ctx); err != nil {
+			return &saying{"the controller was not told, so the binding stays until it runs out; try again", err}
 		}
 	}
 	return m.keep(func(s *state) {
 		*s = state{record: record{Left: true}, attempts: s.attempts, failures: s.failures}
 	})
+}
+
+// goodbye gives the binding back. That the controller knows of none will do, if it refuses every key this host has and the clocks
+// agree; what a proxy says in its place will not.
+func (m *Member) goodbye(ctx context.Context) error {
+	var refused error
+	for _, identity := range m.identities() {
+		err := m.opt.Controller.Leave(ctx, identity)
+		if err == nil {
+			return nil
+		}
+		if code := codeOf(err); code != protocol.CodeProof && code != protocol.CodeNotFound {
+			return err
+		}
+		refused = err
+	}
+	info, err := m.opt.Controller.EnrolmentInfo(ctx)
+	if err != nil {
+		return errors.Join(refused, err)
+	}
+	if hint := clocksApart(info.Time, m.opt.Now()); hint != "" {
+		return &saying{hint, refused}
+	}
+	return nil
+}
+
+// identities are the keys that may prove this node to the controller: that of the binding, and while a rotation is under way
+// the other one, since an answer may have been lost.
+func (m *Member) identities() []signer.PrivateKey {
+	first := m.pair().Identity
+	out := []signer.PrivateKey{first}
+	if next, ok := m.opt.Keys.Next(m.opt.Zone); ok {
+		for _, other := range []signer.PrivateKey{next.Identity, m.opt.Keys.Current(m.opt.Zone).Identity} {
+			if other.Raw() != first.Raw() {
+				out = append(out, other)
+			}
+		}
+	}
+	return out
 }
 
 // farewell gives back the binding of an ephemeral node whose agent stops. ctx has ended.
@@ -131,7 +169,7 @@ func (m *Member) farewell(ctx context.Context) {
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), m.opt.Times.Farewell)
 	defer cancel()
-	if err := m.opt.Controller.Leave(ctx, m.pair().Identity); err != nil {
+	if err := m.goodbye(ctx); err != nil {
 		m.opt.Logger.Warn("the goodbye of this ephemeral node did not arrive; it is noticed missing", "error", err)
 		return
 	}

@@ -239,25 +239,32 @@ const (
 	ReasonFailed      = "Failed"
 )
 
-// reasonOf sorts an error.
-func reasonOf(err error) string {
+// codeOf is the code of the Problem in err; empty without one.
+func codeOf(err error) string {
 	var problem *protocol.Problem
 	if errors.As(err, &problem) {
-		switch problem.Code {
-		case protocol.CodeToken:
-			return ReasonToken
-		case protocol.CodeUnavailable:
-			return ReasonProvider
-		case protocol.CodeTooMany:
-			return ReasonLimited
-		}
+		return problem.Code
+	}
+	return ""
+}
+
+// reasonOf sorts an error.
+func reasonOf(err error) string {
+	switch codeOf(err) {
+	case protocol.CodeToken, protocol.CodeReplay: // the token of an enrolment was used before
+		return ReasonToken
+	case protocol.CodeUnavailable:
+		return ReasonProvider
+	case protocol.CodeTooMany:
+		return ReasonLimited
 	}
 	for _, row := range reasons() {
 		if errors.Is(err, row.is) {
 			return row.reason
 		}
 	}
-	if problem != nil && problem.Status >= 400 && problem.Status < 500 {
+	var problem *protocol.Problem
+	if errors.As(err, &problem) && problem.Status >= 400 && problem.Status < 500 {
 		return ReasonRefused
 	}
 	return ReasonFailed

@@ -122,6 +122,7 @@ func TestReasons(t *testing.T) {
 		want string
 	}{
 		{problem(401, protocol.CodeToken), ReasonToken},
+		{problem(401, protocol.CodeReplay), ReasonToken},
 		{problem(403, protocol.CodeEnrolRefused), ReasonUnreachable}, // never together: a refusal is an answer
 		{fmt.Errorf("x: %w", protocol.NewProblem(403, protocol.CodeEnrolRefused, "")), ReasonRefused},
 		{problem(503, protocol.CodeUnavailable), ReasonProvider},

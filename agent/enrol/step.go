@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/apex-network/apex/agent/fetch"
@@ -243,25 +244,33 @@ func (m *Member) token(ctx context.Context, source token.Source, issuer protocol
 	return raw, nil
 }
 
-// askAgain asks what became of a request that waits: with the same token, and if that is not taken any more with a new one.
+// askAgain asks what became of a request that waits: with the same token, and if that is not taken any more with a new one. Only
+// what a controller says of the token or of the request ends the wait; a proxy's page, or a fault of the way there, does not.
 func (m *Member) askAgain(ctx context.Context) error {
 	m.mu.Lock()
 	raw, ask := m.state.token, m.state.record.Ask
 	m.mu.Unlock()
-	if raw != "" {
-		err := m.enrol(ctx, ask, nil, raw)
-		if err == nil || reasonOf(err) != ReasonToken && reasonOf(err) != ReasonRefused {
-			return err
-		}
-		refused := err
-		if err := m.keep(func(s *state) { s.record.Waiting, s.token = "", "" }); err != nil {
-			return errors.Join(refused, err)
-		}
-		if reasonOf(refused) == ReasonRefused || m.source() == nil {
-			return refused // denied, or only a person can go on
+	source := m.source()
+	if raw == "" {
+		return m.enrol(ctx, ask, source, "")
+	}
+	err := m.enrol(ctx, ask, nil, raw)
+	used, denied := false, false
+	switch codeOf(err) {
+	case protocol.CodeToken, protocol.CodeReplay:
+		used = true
+	case protocol.CodeEnrolRefused, protocol.CodeNameTaken, protocol.CodeExhausted:
+		denied = true
+	}
+	if used || denied {
+		if lost := m.keep(func(s *state) { s.record.Waiting, s.token = "", "" }); lost != nil {
+			return errors.Join(err, lost)
 		}
 	}
-	return m.enrol(ctx, ask, m.source(), "")
+	if source != nil && (used || errors.Is(err, ErrAudience)) {
+		return m.enrol(ctx, ask, source, "")
+	}
+	return err
 }
 
 // rotateKeys asks for a binding of the next keys.
@@ -337,14 +346,43 @@ func (m *Member) take(ctx context.Context, result protocol.EnrolResult, pair key
 // withSkew puts in front of an error that the clocks are apart, which is then its likely cause: proofs and tokens carry
 // times.
 func withSkew(err error, there, here time.Time) error {
+	if hint := clocksApart(there, here); err != nil && hint != "" {
+		return &saying{hint, err}
+	}
+	return err
+}
+
+// clocksApart says by how much the clocks are apart; empty if that does no harm.
+func clocksApart(there, here time.Time) string {
 	apart := here.Truncate(time.Second).Sub(there.Truncate(time.Second))
-	if err == nil || there.IsZero() || apart.Abs() <= protocol.ProofSkew {
-		return err
+	if there.IsZero() || apart.Abs() <= protocol.ProofSkew {
+		return ""
 	}
 	direction := "ahead of"
 	if apart < 0 {
 		direction = "behind"
 	}
-	return fmt.Errorf("this host's clock is %s %s the controller's (here %s, there %s): set the clock; %w", apart.Abs(), direction,
-		here.UTC().Format(time.RFC3339), there.UTC().Format(time.RFC3339), err)
+	return fmt.Sprintf("this host's clock is %s %s the controller's (here %s, there %s): set the clock", apart.Abs(), direction,
+		here.UTC().Format(time.RFC3339), there.UTC().Format(time.RFC3339))
+}
+
+// saying puts words before an error, and before the detail of the Problem in it, which is all that the socket passes on.
+type saying struct {
+	words string
+	err   error
+}
+
+func (s *saying) Error() string { return s.words + ": " + s.err.Error() }
+func (s *saying) Unwrap() error { return s.err }
+
+// As gives a Problem that says the words too.
+func (s *saying) As(target any) bool {
+	p, ok := target.(**protocol.Problem)
+	if !ok || !errors.As(s.err, p) {
+		return false
+	}
+	said := **p
+	said.Detail = strings.TrimSuffix(s.words+": "+said.Detail, ": ")
+	*p = &said
+	return true
 }

@@ -361,9 +361,9 @@ func (c *Client) judge(resp *http.Response, a ask) error {
 	var problem *protocol.Problem
 	replayed := errors.As(err, &problem) && problem.Code == protocol.CodeReplay
 	switch {
-	case replayed, resp.StatusCode == http.StatusTooManyRequests:
+	case replayed && a.identity == nil, resp.StatusCode == http.StatusTooManyRequests:
 		// A connection that broke made the transport send one proof twice, or an older watch of ours still stands: the next
-		// attempt is another.
+		// attempt is another. (Of an enrolment it is the token that was used before.)
 		return fmt.Errorf("%w: %w", ErrUnreachable, err)
 	case resp.StatusCode == http.StatusNotFound:
 		return fmt.Errorf("%w: %w", ErrNotFound, err)
