@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
+	"strings"
 	"time"
 
 	"github.com/apex-network/apex/agent/desired"
@@ -309,14 +310,9 @@ func refusal(err error) string {
 	return "Failed"
 }
 
-// explain is an error as the message of a condition: one line, bounded.
+// explain is an error as the message of a condition: one line, bounded, of what prints.
 func explain(err error) string {
-	text := []rune(err.Error())
-	for i, r := range text {
-		if r == '\n' || r == '\r' || r == '\t' {
-			text[i] = ' '
-		}
-	}
+	text := []rune(strings.ReplaceAll(protocol.Shown(err.Error()), "\n", " "))
 	const most = 480
 	if len(text) > most {
 		return string(text[:most]) + "…"

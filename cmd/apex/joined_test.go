@@ -222,6 +222,30 @@ func TestJoin(t *testing.T) {
 
 func ptr[T any](v T) *T { return &v }
 
+// TestNothingForeignMovesTheCursor: a controller that lies cannot have the terminal show another provider than the one it names.
+func TestNothingForeignMovesTheCursor(t *testing.T) {
+	t.Parallel()
+	for name, edit := range map[string]func(*protocol.IssuerInfo, string){
+		"name":   func(i *protocol.IssuerInfo, s string) { i.Name += s },
+		"url":    func(i *protocol.IssuerInfo, s string) { i.URL += s },
+		"client": func(i *protocol.IssuerInfo, s string) { i.ClientID += s },
+		"scope":  func(i *protocol.IssuerInfo, s string) { i.Scopes = []string{s} },
+	} {
+		for _, escape := range []string{"\x1b[1A\x1b[2K\r", "\u009b2K", "\u202e", "\n"} {
+			e := enrolment("https://evil.example")
+			edit(&e.Info.Issuers[0], escape+"Issuer corp is https://login.example.com")
+			_, talk, code := run(t, "", "join", "--socket", (&fakeAgent{now: e}).serve(t), "--device", "--timeout", "1s")
+			if code != cli.Trust || strings.Contains(talk, escape+"Issuer") {
+				t.Errorf("%s %q: exit code %d: %q", name, escape, code, talk)
+			}
+		}
+	}
+	a := &fakeAgent{now: enrolment(""), refuse: protocol.NewProblem(http.StatusForbidden, protocol.CodeEnrolRefused, "no\x1b[2Krule\nat all")}
+	if _, talk, _ := run(t, "", "leave", "--socket", a.serve(t)); !strings.Contains(talk, "no?[2Krule\nat all") {
+		t.Errorf("it says %q", talk)
+	}
+}
+
 // TestLoginElsewhere signs in on one machine for the host of another.
 func TestLoginElsewhere(t *testing.T) {
 	// The provider wants the secret that is none, which the network's document tells everybody.
@@ -236,7 +260,7 @@ func TestLoginElsewhere(t *testing.T) {
 	}
 	file := filepath.Join(t.TempDir(), "login")
 	_, talk, code := run(t, request, "login", "--request", "-", "--device", "--out", file)
-	if code != cli.OK || !strings.Contains(talk, "node laptop of zone office in network acme") || strings.Contains(talk, "eyJ") {
+	if code != cli.OK || !strings.Contains(talk, `node "laptop" of zone "office" in network "acme"`) || strings.Contains(talk, "eyJ") {
 		t.Fatalf("exit code %d: %s", code, talk)
 	}
 	if _, talk, code := run(t, request, "login", "--request", "-", "--device", "--out", file); code != cli.Invalid {

@@ -95,7 +95,7 @@ func runLogin(ctx context.Context, s cli.Streams, f signInFlags, zone, socket, r
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(s.Err, "Signing in for node %s of zone %s in network %s (commitment %s).\n", r.Node, r.Zone, r.Network, r.Commitment)
+	fmt.Fprintf(s.Err, "Signing in for node %q of zone %q in network %q (commitment %s).\n", r.Node, r.Zone, r.Network, r.Commitment)
 	session, err := f.signIn(ctx, s, r.Issuers, r.Commitment)
 	if err != nil {
 		return err

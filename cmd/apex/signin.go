@@ -18,6 +18,7 @@ import (
 	"github.com/apex-network/apex/internal/login"
 	"github.com/apex-network/apex/internal/oidcclient"
 	"github.com/apex-network/apex/internal/protocol"
+	"github.com/apex-network/apex/spec/binding"
 )
 
 // signInFlags say how a person signs in.
@@ -108,6 +109,9 @@ func (f *signInFlags) signIn(
 	if err != nil {
 		return nil, err
 	}
+	if err := fitToShow(issuer); err != nil {
+		return nil, err
+	}
 	how, err := f.way(runtime.GOOS, os.Getenv, s.Interactive, issuer.Bound)
 	if err != nil {
 		return nil, err
@@ -119,7 +123,7 @@ func (f *signInFlags) signIn(
 	flow := &login.Flow{Issuer: issuer, Commitment: commitment, Callback: f.callback,
 		Client: oidcclient.New(transport, "apex/"+version)}
 	// Unless the agent's configuration says so, it is the controller that says where people sign in, and as which client.
-	fmt.Fprintf(s.Err, "Issuer %s is %s, and the token is for its client %s. If that is not what your network uses, stop here.\n",
+	fmt.Fprintf(s.Err, "Issuer %s is %q, and the token is for its client %q. If that is not what your network uses, stop here.\n",
 		issuer.Name, issuer.URL, issuer.ClientID)
 	ctx, cancel := context.WithTimeout(ctx, f.timeout)
 	defer cancel()
@@ -133,6 +137,17 @@ func (f *signInFlags) signIn(
 		return nil, cli.WithCode(cli.Invalid, err)
 	}
 	return session, err
+}
+
+// fitToShow refuses an issuer whose words could make a terminal show something else than what they say: the person decides by them.
+func fitToShow(issuer protocol.IssuerInfo) error {
+	for _, words := range append([]string{issuer.Name, issuer.URL, issuer.ClientID, issuer.Audience}, issuer.Scopes...) {
+		if !binding.Printable(words) {
+			return cli.WithCode(cli.Trust, fmt.Errorf(
+				"issuer %q of the network has characters that do not print (%q): whoever says so is no controller of yours", issuer.Name, words))
+		}
+	}
+	return nil
 }
 
 func (f *signInFlags) run(ctx context.Context, s cli.Streams, flow *login.Flow, how way) (*login.Session, error) {
@@ -161,9 +176,9 @@ func (f *signInFlags) run(ctx context.Context, s cli.Streams, flow *login.Flow, 
 	}
 	return flow.Device(ctx, func(p login.Prompt) {
 		fmt.Fprintf(s.Err, "Sign in at %s: open %s on any machine and type in this code:\n\n  %s\n\n",
-			flow.Issuer.Name, p.URL, paint(s, bold, p.Code))
+			flow.Issuer.Name, protocol.Shown(p.URL), paint(s, bold, protocol.Shown(p.Code)))
 		if p.Complete != "" {
-			fmt.Fprintf(s.Err, "Or open %s\n", p.Complete)
+			fmt.Fprintf(s.Err, "Or open %s\n", protocol.Shown(p.Complete))
 		}
 		fmt.Fprintf(s.Err, "Waiting until %s.\n", p.Expires.Local().Format(time.TimeOnly))
 	})

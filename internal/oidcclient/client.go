@@ -13,6 +13,7 @@ import (
 	"net/url"
 	"strings"
 	"time"
+	"unicode"
 )
 
 // Bounds of one exchange.
@@ -235,7 +236,7 @@ func isLoopback(host string) bool {
 // cut makes foreign words one bounded line of printable characters.
 func cut(s string) string {
 	out := strings.Map(func(r rune) rune {
-		if r < ' ' || r == 0x7f {
+		if !unicode.IsPrint(r) {
 			return ' '
 		}
 		return r

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"strings"
+	"unicode"
 )
 
 // Problem is an error body, RFC 9457. Code is stable and made for programs; Title and Detail are for people.
@@ -94,8 +96,8 @@ func (p *Problem) Write(w http.ResponseWriter) {
 }
 
 // ReadProblem turns a response that is not a success into an error. Between the parties stand proxies with error pages
-// of their own, so this one reader is lenient: what is not a Problem becomes one with the HTTP status. It does not close
-// the body.
+// of their own, so this one reader is lenient: what is not a Problem becomes one with the HTTP status. Its words end on terminals
+// and in logs, so they come Shown. It does not close the body.
 func ReadProblem(resp *http.Response) error {
 	body, err := io.ReadAll(io.LimitReader(resp.Body, MaxProblemBytes))
 	p := &Problem{}
@@ -103,5 +105,20 @@ func ReadProblem(resp *http.Response) error {
 		p = NewProblem(resp.StatusCode, CodeHTTP, "")
 	}
 	p.Status = resp.StatusCode
+	p.Type, p.Title, p.Detail, p.Code = Shown(p.Type), Shown(p.Title), Shown(p.Detail), Shown(p.Code)
 	return p
+}
+
+// Shown is foreign text as it may go to a terminal: what does not print, as the start of a control sequence or a mark that turns
+// the direction of writing, becomes a question mark; lines stay.
+func Shown(s string) string {
+	return strings.Map(func(r rune) rune {
+		switch {
+		case unicode.IsPrint(r) || r == '\n':
+			return r
+		case r == '\t':
+			return ' '
+		}
+		return '?'
+	}, s)
 }

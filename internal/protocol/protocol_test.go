@@ -378,6 +378,12 @@ func TestProblemTravels(t *testing.T) {
 	if err := protocol.ReadProblem(proxy); !errors.As(err, &got) || got.Status != 502 || got.Code == "" {
 		t.Fatal(err)
 	}
+	liar := httptest.NewRecorder()
+	protocol.NewProblem(http.StatusForbidden, "\x1b[2Kcode", "\u009b2Kone\ttwo\r\nthree\u202eruof\xff").Write(liar)
+	const shown = "403 Forbidden (?[2Kcode): ?2Kone two?\nthree?ruof\ufffd"
+	if err := protocol.ReadProblem(liar.Result()); err.Error() != shown {
+		t.Errorf("it is shown as %q", err)
+	}
 }
 
 func FuzzToken(f *testing.F) {
