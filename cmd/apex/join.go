@@ -44,7 +44,8 @@ bound the host to your identity. What your identity may do stands in the zone's 
 host's keys, so it is worth nothing to anybody who sees it on its way.
 
 Without --browser, --paste or --device it takes the first that is possible here. Machines give a token instead: from a
-file or an environment variable. To sign in on another machine, see apex login.
+file or an environment variable. A host whose agent has a source of tokens (join in its configuration) uses that. To sign in on
+another machine, see apex login.
 
 Where a rule asks for a review, join says so and ends; --wait waits for the maintainer. While the controller restarts, join
 waits for it, before you sign in and after.
@@ -95,9 +96,11 @@ func runJoin(ctx context.Context, s cli.Streams, f joinFlags) error {
 	if f.settled(e) {
 		return f.follow(ctx, s, agent, e) // who waits gains nothing by signing in again
 	}
-	session, err := f.session(ctx, s, e)
-	if err != nil {
-		return err
+	session := &login.Session{Issuer: f.issuer} // without a token the agent takes one of its own source
+	if !f.own(e) {
+		if session, err = f.session(ctx, s, e); err != nil {
+			return err
+		}
 	}
 	fmt.Fprintf(s.Err, "Asking to join zone %s as %s.\n", e.Zone, e.Node)
 	join := control.Join{
@@ -119,6 +122,13 @@ func (f *joinFlags) settled(e control.Enrolment) bool {
 
 // member says whether the host is bound and stays so without a person.
 func member(e control.Enrolment) bool { return e.Stage == control.Bound || e.Stage == control.Renewing }
+
+// own says whether the host joins with its own source of tokens, as one that has left and comes back. A way to sign in that is
+// named goes before it.
+func (f *joinFlags) own(e control.Enrolment) bool {
+	chosen := f.browser || f.paste || f.device || f.again || f.brings()
+	return e.Automatic && (e.Stage == control.Unbound || e.Stage == control.Enrolling) && !chosen
+}
 
 // brings says whether a token comes with the command.
 func (f *joinFlags) brings() bool {

@@ -165,7 +165,12 @@ func TestJoin(t *testing.T) {
 		out    string
 		talk   string
 		joins  int
+		own    bool // the agent has tokens
 	}{
+		"its own source after a leave": {now: ptr(staged(e, control.Unbound, func(e *control.Enrolment) { e.Automatic = true })), next: []control.Enrolment{bound},
+			args: []string{"--issuer", "corp"}, out: "10.0.0.9", joins: 1, own: true},
+		"a person, although it has a source": {now: ptr(staged(e, control.Unbound, func(e *control.Enrolment) { e.Automatic = true })), next: []control.Enrolment{bound},
+			args: []string{"--device"}, out: "10.0.0.9", joins: 1},
 		"device":              {next: []control.Enrolment{enrolling, bound}, args: []string{"--device"}, out: "10.0.0.9", talk: "type in this code", joins: 1},
 		"token of a variable": {next: []control.Enrolment{bound}, args: []string{"--token-env", "TOKEN"}, out: "corp:alice", joins: 1},
 		"GitHub":              {next: []control.Enrolment{bound}, args: []string{"--github"}, out: "staff (network.yaml:9)", joins: 1},
@@ -212,7 +217,7 @@ func TestJoin(t *testing.T) {
 				t.Fatalf("%d joins were asked for", len(a.joined))
 			}
 			for _, j := range a.joined {
-				if j.Issuer != "corp" || j.Zone != "office" || j.IDToken == "" {
+				if j.Issuer != "corp" || j.Zone != "office" || (j.IDToken == "") != c.own {
 					t.Errorf("asked for issuer %q, zone %q", j.Issuer, j.Zone)
 				}
 			}
