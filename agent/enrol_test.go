@@ -264,8 +264,9 @@ func TestOnlyTheControllerEndsAWait(t *testing.T) {
 				w.awaitStage(control.Bound)
 				return
 			}
-			if got := w.awaitStage(control.Unbound); !strings.Contains(got.Message, "has denied it") {
-				t.Errorf("it says %q", got.Message)
+			w.awaitStage(control.Unbound)
+			if got, err := w.control().Enrolment(t.Context(), ""); err != nil || !got.Refused || !strings.Contains(got.Message, "has denied it") {
+				t.Errorf("it says %+v, %v", got, err)
 			}
 		})
 	}
@@ -665,6 +666,33 @@ func TestALostBindingIsAskedForAgain(t *testing.T) {
 	agenttest.Await(t, "asked again", func() bool { return len(w.controller.Enrolment.Requests()) > asked })
 	agenttest.Await(t, "bound again", func() bool { _, ok := w.controller.Enrolment.Binding("a"); return ok })
 	w.awaitApplied(w.admit().Zone.Serial)
+}
+
+// TestALostBindingOfAPerson: only a person can go on, so the host says so, and does not take itself for a member.
+func TestALostBindingOfAPerson(t *testing.T) {
+	t.Parallel()
+	w := joining(t, JoinConfig{})
+	w.start()
+	w.awaitSocket()
+	join := control.Join{Issuer: "corp", IDToken: testToken}
+	if _, err := w.control().Join(t.Context(), join); err != nil {
+		t.Fatal(err)
+	}
+	w.awaitApplied(w.admit().Zone.Serial)
+	w.controller.Enrolment.Drop("a")
+	w.clock.Advance(5 * time.Minute)
+	w.publish(func(z *agenttest.Zone) { z.Nodes = w.nodes[1:] })
+	w.controller.Stop()
+	w.controller.Start()
+	w.awaitCondition(status.EnrolmentNeeded, true, "Lost")
+	if got, err := w.control().Enrolment(t.Context(), ""); err != nil || !got.Lost {
+		t.Errorf("got %+v, %v", got, err)
+	}
+	if got, err := w.control().Join(t.Context(), join); err != nil || got.Lost {
+		t.Errorf("got %+v, %v", got, err)
+	}
+	w.awaitApplied(w.admit().Zone.Serial)
+	w.awaitCondition(status.EnrolmentNeeded, false, "")
 }
 
 func TestARemovedNodeIsNotReady(t *testing.T) {

@@ -158,13 +158,16 @@ func (s *standing) judgeEnrolment(e enrol.Snapshot, now time.Time) {
 		s.conditions.Set(kind, true, reason, explain(errors.New(message)), now)
 	}
 	needed, reason := "Nobody has joined this host to the zone: run `apex join` on it.", "NoIdentity"
+	if e.Lost {
+		needed, reason = "The controller does not know this host's binding any more: run `apex join` on it.", "Lost"
+	}
 	switch {
 	case e.Left:
 		needed, reason = "A person took this host out of the zone; `apex join` takes it in again.", "Left"
 	case e.Message != "":
 		needed, reason = "Run `apex join` on this host; the last attempt: "+e.Message, e.Reason
 	}
-	person := e.Stage == control.Unbound || e.Stage == control.Expired && !e.Automatic
+	person := e.Stage == control.Unbound || (e.Stage == control.Expired || e.Lost) && !e.Automatic
 	set(status.EnrolmentNeeded, e.Involved && person, reason, needed)
 	set(status.AwaitingApproval, e.WaitingID != "", "Review",
 		"A maintainer has to approve this host: `apex enrol approve "+e.WaitingID+"`.")

@@ -56,6 +56,10 @@ type Enrolment struct {
 	Stage       Stage       `json:"stage"`
 	// Message says what the last attempt met, in words; empty if all is well.
 	Message string `json:"message"`
+	// Lost says that the controller does not know the binding any more: the host is no member until it has another.
+	Lost bool `json:"lost"`
+	// Refused says that Message is a controller's word on the identity or its token: the same again would be refused again.
+	Refused bool `json:"refused"`
 	// WaitingID is the request's ID in stage waiting.
 	WaitingID string `json:"waitingID"`
 	// Binding is the one held; nil if there is none.

@@ -123,7 +123,9 @@ type Snapshot struct {
 	// Automatic says that the agent can get tokens without a person.
 	Automatic bool
 	// Left says that a person took the host out: it stays out until one takes it in.
-	Left    bool
+	Left bool
+	// Lost says that the controller does not know the binding any more.
+	Lost    bool
 	Binding *binding.Binding
 	// WaitingID is the request a maintainer has to decide on.
 	WaitingID string
@@ -245,7 +247,7 @@ func (m *Member) Snapshot() Snapshot {
 	out := Snapshot{
 		Involved:  m.opt.Configured || s.binding != nil || s.record.Waiting != "" || s.record.Left,
 		Stage:     s.stage(now, m.automatic()),
-		Automatic: m.automatic(), Left: s.record.Left, Binding: s.binding, WaitingID: s.record.Waiting,
+		Automatic: m.automatic(), Left: s.record.Left, Lost: s.disowned, Binding: s.binding, WaitingID: s.record.Waiting,
 		Reason: s.reason, Message: s.message, Attempts: s.attempts, Failures: s.failures,
 	}
 	if action, at := s.due(now, m.automatic(), m.rotating()); action != rest {

@@ -24,6 +24,7 @@ func (m *Member) Enrolment(ctx context.Context, info bool) control.Enrolment {
 		Network: m.opt.Network, Zone: m.opt.Zone, Node: m.opt.Node, PublicKey: wireguard, IdentityKey: identity,
 		Commitment: protocol.Commitment(m.opt.Network, wireguard, identity),
 		Stage:      snapshot.Stage, Message: snapshot.Message, WaitingID: snapshot.WaitingID,
+		Lost: snapshot.Lost, Refused: snapshot.Reason == ReasonRefused || snapshot.Reason == ReasonToken,
 		Automatic: snapshot.Automatic, NextAttempt: snapshot.Next.UTC(),
 	}
 	if b := snapshot.Binding; b != nil {

@@ -264,7 +264,7 @@ func reasonOf(err error) string {
 		}
 	}
 	var problem *protocol.Problem
-	if errors.As(err, &problem) && problem.Status >= 400 && problem.Status < 500 {
+	if errors.As(err, &problem) && problem.Status >= 400 && problem.Status < 500 && problem.Code != protocol.CodeHTTP {
 		return ReasonRefused
 	}
 	return ReasonFailed

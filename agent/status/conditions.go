@@ -78,7 +78,7 @@ func Definitions() []Definition {
 			"Sign the next trust root: `apex trust rotate`."},
 		{Suspended, false, "The zone is suspended in git: its published generation is frozen on purpose.",
 			"Remove `suspend: true` from the Zone document to let changes through again."},
-		{EnrolmentNeeded, false, "The host is to be a member by an identity, and only a person can go on: nobody has joined it, its sign-in has ended, or somebody took it out.",
+		{EnrolmentNeeded, false, "The host is to be a member by an identity, and only a person can go on: nobody has joined it, its sign-in has ended, the controller lost its binding, or somebody took it out.",
 			"Run `apex join` on the host."},
 		{AwaitingApproval, false, "The controller has the host's request; the rule wants a maintainer to approve it.",
 			"`apex enrol list`, then `apex enrol approve`."},

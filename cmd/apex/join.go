@@ -117,11 +117,18 @@ func runJoin(ctx context.Context, s cli.Streams, f joinFlags) error {
 
 // settled says whether there is nothing to sign in for.
 func (f *joinFlags) settled(e control.Enrolment) bool {
-	return !f.request && !f.again && !f.brings() && (member(e) || e.Stage == control.Waiting)
+	return !f.request && !f.again && !f.brings() && (member(e) || waits(e))
 }
 
 // member says whether the host is bound and stays so without a person.
-func member(e control.Enrolment) bool { return e.Stage == control.Bound || e.Stage == control.Renewing }
+func member(e control.Enrolment) bool {
+	return (e.Stage == control.Bound || e.Stage == control.Renewing) && !e.Lost
+}
+
+// waits says whether a maintainer has to decide before the host is a member.
+func waits(e control.Enrolment) bool {
+	return e.Stage == control.Waiting || e.Lost && e.WaitingID != ""
+}
 
 // own says whether the host joins with its own source of tokens, as one that has left and comes back. A way to sign in that is
 // named goes before it.
@@ -212,14 +219,18 @@ func (f *joinFlags) follow(ctx context.Context, s cli.Streams, agent *control.Cl
 	said := ""
 	for {
 		switch {
-		case member(e) || e.Stage == control.Expiring:
+		case member(e) || e.Stage == control.Expiring && !e.Lost:
 			return printEnrolment(s, f.format, e)
-		case e.Stage == control.Waiting && !f.wait:
+		case waits(e) && !f.wait:
 			fmt.Fprintf(s.Err, "A maintainer has to approve this: apex enrol approve %s. The agent asks again by itself.\n",
 				e.WaitingID)
 			return printEnrolment(s, f.format, e)
 		case e.Stage == control.Unbound || e.Stage == control.Expired:
-			return fmt.Errorf("zone %s was not joined: %s", e.Zone, e.Message)
+			err := fmt.Errorf("zone %s was not joined: %s", e.Zone, e.Message)
+			if e.Refused {
+				return cli.WithCode(cli.Trust, err)
+			}
+			return err
 		}
 		if text := fmt.Sprintf("%s %s", e.Stage, e.Message); text != said {
 			said = text
