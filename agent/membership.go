@@ -90,14 +90,38 @@ func (z *zone) proven(identity peermap.Key) {
 	if wireguard, own := next.Public(); own != identity || wireguard != applied {
 		return
 	}
-	promoted, err := z.opt.Keys.InForce(z.name, applied)
+	z.promoted(z.opt.Keys.InForce(z.name, applied))
+}
+
+// promoted tells of the end of a rotation.
+func (z *zone) promoted(done bool, err error) {
 	switch {
 	case err != nil:
 		z.log.Error("the next keys are in force but cannot take the place of the old files; trying again later", "error", err)
-	case promoted:
+	case done:
 		z.log.Info("key rotation done; the old keys are gone")
 		poke(z.changed)
 	}
+}
+
+// idle says whether this zone uses none of the host's keys: nobody has joined it, nothing is on its way, and the host carries
+// nothing of it. Where keys stand in git they are in use, also before the first generation.
+func (z *zone) idle() bool {
+	select {
+	case <-z.booted:
+	default:
+		return false // what the host carries is not known yet
+	}
+	m := z.member.Snapshot()
+	_, carries := z.engine.Confirmed()
+	return m.Involved && m.Binding == nil && m.WaitingID == "" && !m.Busy && !carries && !z.standing.current().Complete()
+}
+
+// noteUse tells the ring whether the zone uses keys. It runs whenever that may have changed, and before an exchange takes any.
+func (z *zone) noteUse() {
+	z.using.Lock()
+	defer z.using.Unlock()
+	z.promoted(z.opt.Keys.Idle(z.name, z.idle()))
 }
 
 // enrolOptions makes the zone's enrolment.
@@ -111,7 +135,7 @@ func (z *zone) enrolOptions(config ZoneConfig, env environment) enrol.Options {
 		Times: enrol.Times{
 			RetryMin: t.EnrolMin, RetryMax: t.EnrolMax, Tick: t.Tick, Patience: t.Patience, Farewell: t.Farewell,
 		},
-		Changed: func() { poke(z.changed); z.judge() },
+		Changed: func() { poke(z.changed); z.noteUse(); z.judge() },
 		Bound:   func() { poke(z.hurry); poke(z.offered) },
 	}
 }
@@ -143,6 +167,7 @@ func (z *zone) depart(ctx context.Context) error {
 	}
 	z.follower.Forget()
 	z.standing.confirm(follow.Trusted{}, z.now())
+	z.noteUse()
 	z.log.Info("this host has left the zone")
 	poke(z.changed)
 	return nil
@@ -247,6 +272,9 @@ func (c controls) Rotate(ctx context.Context, zone string) (control.Rotation, er
 	if _, err := c.zone(zone); err != nil {
 		return control.Rotation{}, err
 	}
+	for _, z := range c.a.zones {
+		z.noteUse()
+	}
 	if err := c.a.opt.Keys.Begin(); err != nil {
 		return control.Rotation{}, err
 	}
@@ -272,14 +300,20 @@ func (c controls) Rotation(_ context.Context, zone string) (control.Rotation, er
 	out := control.Rotation{Zones: ring.Zones(), Static: []string{}, Done: !underWay}
 	out.PublicKey, out.IdentityKey = next.Public()
 	out.Enrolled = true
+	waits := ""
 	for _, z := range c.a.zones {
+		if z.idle() {
+			continue
+		}
 		pair, ok := ring.Next(z.name)
 		if !ok {
 			pair = ring.Current(z.name)
 		}
 		wireguard, _ := pair.Public()
 		bound, _, isBound := z.member.Public()
-		if !isBound {
+		if m := z.member.Snapshot(); !isBound && m.Involved && !z.standing.current().Complete() {
+			waits = z.name
+		} else if !isBound {
 			out.Static = append(out.Static, z.name)
 		}
 		out.Enrolled = out.Enrolled && isBound && bound == wireguard
@@ -290,6 +324,8 @@ func (c controls) Rotation(_ context.Context, zone string) (control.Rotation, er
 	case len(out.Static) > 0:
 		out.Message = "Put the new publicKey and identityKey into this host's Node document and merge; it changes to them with the " +
 			"generation that says so. Until then it goes on with the old ones."
+	case waits != "":
+		out.Message = "Zone " + waits + " is being joined with the old keys; this host changes to the new ones when that is decided."
 	case out.Enrolled:
 		out.Message = "The controller has the new keys. This host changes to them with the next generation."
 	default:

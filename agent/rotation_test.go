@@ -128,6 +128,65 @@ func TestARefusedRotationKeepsNoRenewalWaiting(t *testing.T) {
 	agenttest.Await(t, "the controller has the new keys", func() bool { return w.member().Binding.PublicKey != first.PublicKey })
 }
 
+// TestRotationOfWhoIsNoMember: before a host has joined, and after it has left, new keys are nobody's business but its own.
+func TestRotationOfWhoIsNoMember(t *testing.T) {
+	t.Parallel()
+	w := joining(t, JoinConfig{})
+	w.start()
+	w.awaitSocket()
+	rotate := func() control.Rotation {
+		t.Helper()
+		before, _ := w.agent.opt.Keys.Current(testZone).Public()
+		got, err := w.control().Rotate(t.Context(), "")
+		if err != nil || !got.Done || len(got.Static) > 0 || got.PublicKey == before {
+			t.Fatalf("got %+v, %v", got, err)
+		}
+		return got
+	}
+	agenttest.Await(t, "the host knows what it carries", w.agent.zones[0].idle)
+	first := rotate()
+	join := control.Join{Issuer: "corp", IDToken: testToken}
+	if _, err := w.control().Join(t.Context(), join); err != nil {
+		t.Fatal(err)
+	}
+	if b, _ := w.controller.Enrolment.Binding("a"); b.PublicKey != first.PublicKey {
+		t.Error("it joined with other keys than its own")
+	}
+	w.awaitApplied(w.admit().Zone.Serial)
+	if _, err := w.control().Leave(t.Context(), ""); err != nil {
+		t.Fatal(err)
+	}
+	agenttest.Await(t, "the host carries nothing", w.agent.zones[0].idle)
+	rotate()
+	if _, err := w.control().Join(t.Context(), join); err != nil {
+		t.Fatal(err)
+	}
+	w.awaitApplied(w.admit().Zone.Serial)
+}
+
+// TestRotationWhileAMaintainerDecides: a request that waits is for the keys in force, so they stay until it is decided.
+func TestRotationWhileAMaintainerDecides(t *testing.T) {
+	t.Parallel()
+	w := joining(t, JoinConfig{})
+	w.controller.Enrolment.Play(func(s *agenttest.Script) { s.Review = true })
+	w.start()
+	w.awaitSocket()
+	if _, err := w.control().Join(t.Context(), control.Join{Issuer: "corp", IDToken: testToken}); err != nil {
+		t.Fatal(err)
+	}
+	got, err := w.control().Rotate(t.Context(), "")
+	if err != nil || got.Done || len(got.Static) > 0 {
+		t.Fatalf("got %+v, %v", got, err)
+	}
+	w.controller.Enrolment.Play(func(s *agenttest.Script) { s.Review = false })
+	agenttest.Await(t, "bound, and the controller has the new keys", func() bool {
+		b, bound := w.controller.Enrolment.Binding("a")
+		return bound && b.PublicKey == got.PublicKey
+	})
+	w.awaitApplied(w.admit().Zone.Serial)
+	agenttest.Await(t, "rotated", func() bool { r, err := w.control().Rotation(t.Context(), ""); return err == nil && r.Done })
+}
+
 // rotate asks as the socket does.
 func (a *Agent) rotate(ctx context.Context) (control.Rotation, error) {
 	return controls{a}.Rotate(ctx, "")

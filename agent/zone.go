@@ -58,7 +58,8 @@ type zone struct {
 
 	standing standing
 	holding  holding
-	trial    trial // the host loop's own
+	using    sync.Mutex // held while it is found out, and told to the ring, whether the zone uses keys
+	trial    trial      // the host loop's own
 }
 
 func newZone(opt Options, config ZoneConfig, now time.Time, env environment) (*zone, error) {
@@ -121,6 +122,7 @@ func (z *zone) run(ctx context.Context) {
 	case <-z.booted:
 	case <-ctx.Done():
 	}
+	z.noteUse()
 	group.Go(func() { z.networkLoop(ctx) })
 	group.Go(func() { z.resolver.Run(ctx, z.endpointsChanged) })
 	group.Go(func() { z.sampleLoop(ctx) })

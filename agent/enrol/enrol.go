@@ -124,6 +124,8 @@ type Snapshot struct {
 	Automatic bool
 	// Left says that a person took the host out: it stays out until one takes it in.
 	Left bool
+	// Busy says that an exchange is under way, which may use the keys in force.
+	Busy bool
 	// Lost says that the controller does not know the binding any more.
 	Lost    bool
 	Binding *binding.Binding
@@ -247,7 +249,7 @@ func (m *Member) Snapshot() Snapshot {
 	out := Snapshot{
 		Involved:  m.opt.Configured || s.binding != nil || s.record.Waiting != "" || s.record.Left,
 		Stage:     s.stage(now, m.automatic()),
-		Automatic: m.automatic(), Left: s.record.Left, Lost: s.disowned, Binding: s.binding, WaitingID: s.record.Waiting,
+		Automatic: m.automatic(), Left: s.record.Left, Busy: s.busy, Lost: s.disowned, Binding: s.binding, WaitingID: s.record.Waiting,
 		Reason: s.reason, Message: s.message, Attempts: s.attempts, Failures: s.failures,
 	}
 	if action, at := s.due(now, m.automatic(), m.rotating()); action != rest {

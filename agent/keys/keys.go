@@ -2,11 +2,12 @@
 // while a rotation is under way, the keys that follow.
 //
 // Promises: whatever the moment of a crash, the keys in force, the next keys, or both are on disk; a key that is in force
-// is given up only when every zone of the host is in force with the next one; and then it is gone from disk and memory.
+// is given up only when every zone of the host that uses it is in force with the next one; and then it is gone from disk and
+// memory.
 //
-//	                 Begin                        every zone runs with the next keys
+//	                 Begin                        every zone that is in use runs with the next keys
 //	one set ────────────────────▶ two sets ────────────────────────────────────────────▶ one set (the next)
-//	             (files *.next.key)    │  ▲                      InForce
+//	             (files *.next.key)    │  ▲                   InForce, Idle
 //	                                   └──┘ restart, Begin again
 //
 // On disk the steps are, and a crash after each is taken up:
@@ -71,17 +72,18 @@ type Ring struct {
 	current set
 	next    *set
 	inForce map[string]bool // zones that run with the next keys
+	idle    map[string]bool // zones that use none
 }
 
 // InMemory makes a Ring without files: keys that a rotation makes are gone with the process.
 func InMemory(identity signer.PrivateKey, wireguard map[string]reconciler.PrivateKey, rand io.Reader) *Ring {
-	return &Ring{rand: rand, current: set{identity, maps.Clone(wireguard)}, inForce: map[string]bool{}}
+	return &Ring{rand: rand, current: set{identity, maps.Clone(wireguard)}, inForce: map[string]bool{}, idle: map[string]bool{}}
 }
 
 // Open loads the keys, finishes the renaming of files that was interrupted, and takes up a rotation under way. With create it makes
 // what is missing, for a host that will enrol; without, a missing file is an error (fs.ErrNotExist).
 func Open(files Files, create bool, rand io.Reader) (*Ring, error) {
-	r := &Ring{files: &files, rand: rand, inForce: map[string]bool{}}
+	r := &Ring{files: &files, rand: rand, inForce: map[string]bool{}, idle: map[string]bool{}}
 	if exists(files.last()) {
 		if err := r.rename(); err != nil {
 			return nil, err
@@ -203,7 +205,7 @@ func (r *Ring) Find(zone string, public peermap.Key) (Pair, bool) {
 	return Pair{}, false
 }
 
-// Begin makes the next keys, or gives back those that a rotation under way has.
+// Begin makes the next keys, or goes on with those that a rotation under way has. If no zone uses any, they are in force at once.
 func (r *Ring) Begin() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -215,7 +217,8 @@ func (r *Ring) Begin() error {
 		return fmt.Errorf("make the next keys: %w", err)
 	}
 	r.next = &next
-	return nil
+	_, err = r.settle()
+	return err
 }
 
 func (r *Ring) make() (set, error) {
@@ -236,8 +239,17 @@ func (r *Ring) make() (set, error) {
 	return out, err
 }
 
-// InForce notes that a zone's host runs with the WireGuard key public, confirmed. Once every zone runs with the next keys,
-// the old ones are given up: promoted is true then, and only then.
+// Idle notes whether a zone uses no keys, since nobody has joined it or it was left: a rotation does not wait for such a zone.
+// promoted is that of InForce.
+func (r *Ring) Idle(zone string, idle bool) (promoted bool, err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.idle[zone] = idle
+	return r.settle()
+}
+
+// InForce notes that a zone's host runs with the WireGuard key public, confirmed. Once every zone that is in use runs with the next
+// keys, the old ones are given up: promoted is true then, and only then.
 func (r *Ring) InForce(zone string, public peermap.Key) (promoted bool, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -246,8 +258,16 @@ func (r *Ring) InForce(zone string, public peermap.Key) (promoted bool, err erro
 	}
 	own, _ := Pair{r.next.wireguard[zone], r.next.identity}.Public()
 	r.inForce[zone] = own == public
+	return r.settle()
+}
+
+// settle gives up the old keys if nothing uses them any more. mu is held.
+func (r *Ring) settle() (promoted bool, err error) {
+	if r.next == nil {
+		return false, nil
+	}
 	for zone := range r.current.wireguard {
-		if !r.inForce[zone] {
+		if !r.inForce[zone] && !r.idle[zone] {
 			return false, nil
 		}
 	}

@@ -72,6 +72,41 @@ func TestRotation(t *testing.T) {
 	}
 }
 
+// TestIdleZonesAreNotWaitedFor: a zone that uses no keys holds no rotation up, and one that is joined meanwhile does.
+func TestIdleZonesAreNotWaitedFor(t *testing.T) {
+	f := files(t.TempDir())
+	r := open(t, f)
+	for _, zone := range []string{"lab", "own"} {
+		if promoted, err := r.Idle(zone, true); promoted || err != nil {
+			t.Fatalf("no rotation is under way: %t, %v", promoted, err)
+		}
+	}
+	if err := r.Begin(); err != nil {
+		t.Fatal(err)
+	}
+	next, _ := r.Next("prod")
+	if _, err := r.Idle("own", false); err != nil {
+		t.Fatal(err)
+	}
+	if promoted, err := r.InForce("prod", public(next)[0]); promoted || err != nil {
+		t.Fatalf("a zone that is in use runs with the old keys: %t, %v", promoted, err)
+	}
+	if promoted, err := r.Idle("own", true); !promoted || err != nil {
+		t.Fatalf("what was left holds the rotation up: %t, %v", promoted, err)
+	}
+	for _, r := range []*Ring{r, open(t, f)} {
+		if _, rotating := r.Next("prod"); rotating || public(r.Current("prod")) != public(next) {
+			t.Error("the next keys are not the current ones")
+		}
+	}
+	if _, err := r.Idle("prod", true); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Begin(); err != nil || public(r.Current("prod")) == public(next) {
+		t.Errorf("with no zone in use new keys are in force at once: %v", err)
+	}
+}
+
 // TestCrash stops the two sequences of file operations after each step: what is opened then has one of the two sets whole
 // in every zone, and the sequence can be gone through to its end.
 func TestCrash(t *testing.T) {
