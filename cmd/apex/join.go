@@ -74,6 +74,9 @@ Exit codes: 0 bound, or waiting for a maintainer; 4 the token or the identity is
 
 func runJoin(ctx context.Context, s cli.Streams, f joinFlags) error {
 	routes, err := f.prefixes()
+	if err == nil {
+		err = checkFormat(f.format)
+	}
 	if err != nil {
 		return err
 	}
@@ -146,8 +149,8 @@ func (f *joinFlags) prefixes() ([]netip.Prefix, error) {
 	list := []netip.Prefix{}
 	for _, r := range f.routes {
 		p, err := netip.ParsePrefix(r)
-		if err != nil {
-			return nil, cli.WithCode(cli.Invalid, fmt.Errorf("--route %q: want a prefix such as 10.1.0.0/16", r))
+		if err != nil || p != p.Masked() {
+			return nil, cli.WithCode(cli.Invalid, fmt.Errorf("--route %q: want a prefix without host bits, such as 10.1.0.0/16", r))
 		}
 		list = append(list, p)
 	}
@@ -252,6 +255,14 @@ func (f *joinFlags) follow(ctx context.Context, s cli.Streams, agent *control.Cl
 	}
 }
 
+// checkFormat refuses what printEnrolment could not print, before anything is done.
+func checkFormat(format string) error {
+	if format == "table" || format == "json" || format == "yaml" {
+		return nil
+	}
+	return cli.WithCode(cli.Invalid, fmt.Errorf("output format %q: want table, json or yaml", format))
+}
+
 // printEnrolment prints how a host stands in a zone.
 func printEnrolment(s cli.Streams, format string, e control.Enrolment) error {
 	e.Info = nil // how to join is no part of the membership
@@ -294,6 +305,9 @@ func newLeave(s cli.Streams) *cobra.Command {
 the agent forgets how to renew it. A node whose keys stand in git leaves by a commit.`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
+			if err := checkFormat(format); err != nil {
+				return err
+			}
 			e, err := control.NewClient(socket).Leave(c.Context(), zone)
 			if err != nil {
 				return agentError(err)

@@ -32,6 +32,7 @@ type fakeAgent struct {
 	joined []control.Join
 	turns  []control.Rotation
 	refuse error
+	left   int
 	busy   int // how often it says first that its controller is not ready
 }
 
@@ -66,7 +67,10 @@ func (a *fakeAgent) Join(_ context.Context, j control.Join) (control.Enrolment, 
 	return a.now, a.refuse
 }
 
-func (a *fakeAgent) Leave(context.Context, string) (control.Enrolment, error) { return a.now, a.refuse }
+func (a *fakeAgent) Leave(context.Context, string) (control.Enrolment, error) {
+	a.left++
+	return a.now, a.refuse
+}
 
 func (a *fakeAgent) Rotate(ctx context.Context, zone string) (control.Rotation, error) {
 	a.mu.Lock()
@@ -185,17 +189,19 @@ func TestJoin(t *testing.T) {
 			args: []string{"--device"}, out: "10.0.0.9", joins: 1},
 		"a member no more, waits": {now: ptr(staged(bound, control.Bound, func(e *control.Enrolment) { e.Lost, e.WaitingID = true, "3f9c" })),
 			out: "3f9c", talk: "apex enrol approve 3f9c"},
-		"waits already":       {now: &waiting, out: "3f9c", talk: "apex enrol approve 3f9c"},
-		"waits, again":        {now: &waiting, next: []control.Enrolment{bound}, args: []string{"--again", "--token-env", "TOKEN"}, out: "10.0.0.9", joins: 1},
-		"member already":      {now: &bound, out: "10.0.0.9", talk: "--again"},
-		"member, again":       {now: &bound, args: []string{"--again", "--device"}, out: "10.0.0.9", joins: 1},
-		"refused":             {refuse: &protocol.Problem{Status: 403, Code: protocol.CodeEnrolRefused, Detail: "no rule admits alice"}, args: []string{"--token-env", "TOKEN"}, code: cli.Trust, talk: "no rule admits alice", joins: 1},
-		"failed":              {next: []control.Enrolment{enrolling, staged(e, control.Unbound, func(e *control.Enrolment) { e.Message = "it went wrong" })}, args: []string{"--token-env", "TOKEN"}, code: cli.Failed, talk: "it went wrong", joins: 1},
-		"no way to sign in":   {code: cli.Invalid, talk: "neither a browser nor a terminal"},
-		"two ways":            {args: []string{"--device", "--paste"}, code: cli.Invalid, talk: "choose one"},
-		"token and a way":     {args: []string{"--device", "--token-env", "TOKEN"}, code: cli.Invalid, talk: "choose one"},
-		"another issuer":      {args: []string{"--device", "--issuer", "nobody"}, code: cli.Invalid, talk: "corp"},
-		"a route of nonsense": {args: []string{"--route", "x"}, code: cli.Invalid, talk: "prefix"},
+		"waits already":          {now: &waiting, out: "3f9c", talk: "apex enrol approve 3f9c"},
+		"waits, again":           {now: &waiting, next: []control.Enrolment{bound}, args: []string{"--again", "--token-env", "TOKEN"}, out: "10.0.0.9", joins: 1},
+		"member already":         {now: &bound, out: "10.0.0.9", talk: "--again"},
+		"member, again":          {now: &bound, args: []string{"--again", "--device"}, out: "10.0.0.9", joins: 1},
+		"refused":                {refuse: &protocol.Problem{Status: 403, Code: protocol.CodeEnrolRefused, Detail: "no rule admits alice"}, args: []string{"--token-env", "TOKEN"}, code: cli.Trust, talk: "no rule admits alice", joins: 1},
+		"failed":                 {next: []control.Enrolment{enrolling, staged(e, control.Unbound, func(e *control.Enrolment) { e.Message = "it went wrong" })}, args: []string{"--token-env", "TOKEN"}, code: cli.Failed, talk: "it went wrong", joins: 1},
+		"no way to sign in":      {code: cli.Invalid, talk: "neither a browser nor a terminal"},
+		"two ways":               {args: []string{"--device", "--paste"}, code: cli.Invalid, talk: "choose one"},
+		"token and a way":        {args: []string{"--device", "--token-env", "TOKEN"}, code: cli.Invalid, talk: "choose one"},
+		"another issuer":         {args: []string{"--device", "--issuer", "nobody"}, code: cli.Invalid, talk: "corp"},
+		"a route with host bits": {args: []string{"--route", "10.1.2.3/16", "--token-env", "TOKEN"}, code: cli.Invalid, talk: "host bits"},
+		"a format of nonsense":   {args: []string{"-o", "xml", "--token-env", "TOKEN"}, code: cli.Invalid, talk: "table, json or yaml"},
+		"a route of nonsense":    {args: []string{"--route", "x"}, code: cli.Invalid, talk: "prefix"},
 		"controller gone": {now: ptr(staged(e, control.Unbound, func(e *control.Enrolment) { e.Info, e.InfoError = nil, "no route" })), args: []string{"--device"},
 			code: cli.Failed, talk: "no route"},
 	}
@@ -369,6 +375,9 @@ func TestTheControllerRestarts(t *testing.T) {
 
 func TestLeave(t *testing.T) {
 	a := &fakeAgent{now: enrolment("")}
+	if _, talk, code := run(t, "", "leave", "-o", "xml", "--socket", a.serve(t)); code != cli.Invalid || a.left > 0 {
+		t.Errorf("a format of nonsense: exit code %d: %s", code, talk)
+	}
 	if _, talk, code := run(t, "", "leave", "--socket", a.serve(t)); code != cli.OK || !strings.Contains(talk, "laptop has left zone office") {
 		t.Errorf("exit code %d: %s", code, talk)
 	}
