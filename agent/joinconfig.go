@@ -2,6 +2,7 @@ package agent
 
 import (
 	"fmt"
+	"log/slog"
 	"net/netip"
 	"path/filepath"
 	"slices"
@@ -125,7 +126,7 @@ func (j *JoinConfig) expect() enrol.Expect {
 }
 
 // source is where the host's tokens come from; nil if a person brings them.
-func (j *JoinConfig) source(client *oidcclient.Client) token.Source {
+func (j *JoinConfig) source(client *oidcclient.Client, logger *slog.Logger) token.Source {
 	switch {
 	case j == nil:
 		return nil
@@ -134,7 +135,7 @@ func (j *JoinConfig) source(client *oidcclient.Client) token.Source {
 	case j.TokenEnv != "":
 		return token.Env{Variable: j.TokenEnv}
 	case len(j.TokenCommand) > 0:
-		return token.Command{Argv: j.TokenCommand, Audience: j.Audience}
+		return token.Command{Argv: j.TokenCommand, Audience: j.Audience, Logger: logger}
 	case j.GitHub:
 		return token.GitHub{}
 	case j.ClientCredentials != nil:

@@ -130,7 +130,7 @@ func (z *zone) enrolOptions(config ZoneConfig, env environment) enrol.Options {
 	return enrol.Options{
 		Network: z.opt.Config.Network, Zone: z.name, Node: z.opt.Config.Node,
 		Configured: config.Join != nil, Ask: config.Join.ask(), Expect: config.Join.expect(), Ephemeral: config.Join != nil && config.Join.Ephemeral,
-		Source: config.Join.source(env.oidc), Controller: z.client, Keys: z.opt.Keys, Root: z.newestRoot,
+		Source: config.Join.source(env.oidc, z.log), Controller: z.client, Keys: z.opt.Keys, Root: z.newestRoot,
 		Records: z.store, OIDC: env.oidc, Now: z.now, Logger: z.log,
 		Times: enrol.Times{
 			RetryMin: t.EnrolMin, RetryMax: t.EnrolMax, Tick: t.Tick, Patience: t.Patience, Farewell: t.Farewell,

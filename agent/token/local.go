@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"os/exec"
 	"strings"
@@ -59,12 +60,15 @@ func (e Env) Token(context.Context, Need) (string, error) {
 type Command struct {
 	Argv     []string
 	Audience string
+	// Logger gets the last line of what the program complains of: that may name hosts and secrets of this place, and the error
+	// goes to the controller. Nil drops it.
+	Logger *slog.Logger
 }
 
 // Name says which program.
 func (c Command) Name() string { return "command " + c.Argv[0] }
 
-// Token runs the program. Its error output goes into the error, a line of it; what it printed does not.
+// Token runs the program. Neither what it printed nor what it complained of is in the error.
 func (c Command) Token(ctx context.Context, need Need) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, commandTime)
 	defer cancel()
@@ -83,7 +87,12 @@ func (c Command) Token(ctx context.Context, need Need) (string, error) {
 	case errors.Is(ctx.Err(), context.DeadlineExceeded):
 		return "", fmt.Errorf("the %s did not end within %s", c.Name(), commandTime)
 	case err != nil && !errors.Is(err, exec.ErrWaitDelay):
-		return "", fmt.Errorf("the %s failed: %w%s", c.Name(), err, lastLine(complaints.String()))
+		hint := ""
+		if line := lastLine(complaints.String()); line != "" && c.Logger != nil {
+			c.Logger.Warn("the token command complained", "command", c.Argv[0], "error", err, "said", line)
+			hint = "; what it complained of is in the log of this host"
+		}
+		return "", fmt.Errorf("the %s failed: %w%s", c.Name(), err, hint)
 	case out.over:
 		return "", fmt.Errorf("the %s printed more than a token", c.Name())
 	}
@@ -107,7 +116,7 @@ func lastLine(text string) string {
 	if len(line) > 200 {
 		line = strings.ToValidUTF8(line[:200], "") + "…"
 	}
-	return ": " + line
+	return line
 }
 
 // bounded keeps the first bytes and drops the rest, so that the writer does not block.

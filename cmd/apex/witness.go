@@ -124,7 +124,7 @@ func (f witnessFlags) hand(cfg *witness.Config) (err error) {
 	}
 	var source token.Source = token.GitHub{}
 	if len(f.command) > 0 {
-		source = token.Command{Argv: f.command}
+		source = token.Command{Argv: f.command, Logger: cfg.Logger}
 	}
 	cfg.Identity = &witness.Identity{Name: f.identity, Token: func(ctx context.Context, audience string) (string, error) {
 		return source.Token(ctx, token.Need{Audience: audience})
