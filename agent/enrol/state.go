@@ -187,6 +187,16 @@ func (m *Member) load() {
 	} else if ok {
 		s.grant, s.token = c.Grant, c.Token
 	}
+	if s.record.Waiting == "" {
+		s.token = "" // of a request whose record was never written, or that is over
+	}
+	if s.record.Left {
+		s.grant = nil
+	}
+	if s.record.Waiting != "" && s.token == "" && !m.automatic() {
+		m.opt.Logger.Error("the token of the request that waits is lost; a person has to sign in again", "request", s.record.Waiting)
+		s.record.Waiting = ""
+	}
 	if len(s.record.Binding) > 0 {
 		b, err := parse(s.record.Binding)
 		if err == nil && (b.Network != m.opt.Network || b.Zone != m.opt.Zone || b.Node != m.opt.Node) {
@@ -201,22 +211,26 @@ func (m *Member) load() {
 	}
 }
 
-// keep writes a changed record, and then makes it count. A disk that does not take it changes nothing.
+// keep writes a changed record, and then makes it count. A disk that does not take it changes nothing. A secret is there before
+// the record that needs it, and goes after the one that does not, so that a crash between the two costs no token.
 func (m *Member) keep(change func(*state)) error {
 	m.mu.Lock()
 	next := m.state
 	change(&next)
 	m.mu.Unlock()
-	err := m.opt.Records.Save(Record, next.record)
-	if err == nil {
-		if next.grant == nil && next.token == "" {
-			err = m.opt.Records.Remove(CredentialRecord)
-		} else {
-			err = m.opt.Records.Save(CredentialRecord, credential{next.grant, next.token})
+	secret := next.grant != nil || next.token != ""
+	if secret {
+		if err := m.opt.Records.Save(CredentialRecord, credential{next.grant, next.token}); err != nil {
+			return err
 		}
 	}
-	if err != nil {
+	if err := m.opt.Records.Save(Record, next.record); err != nil {
 		return err
+	}
+	if !secret {
+		if err := m.opt.Records.Remove(CredentialRecord); err != nil {
+			return err
+		}
 	}
 	m.mu.Lock()
 	change(&m.state)
