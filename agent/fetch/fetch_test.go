@@ -34,7 +34,7 @@ func client(t *testing.T, trust TLS, urls ...string) *Client {
 	t.Cleanup(transport.CloseIdleConnections)
 	c, err := New(Options{
 		Controllers: urls, Network: "acme", Zone: "prod", Node: "a", Identity: func() signer.PrivateKey { return identity(t) }, Transport: transport,
-		UserAgent: "test", Grace: 300 * time.Millisecond,
+		UserAgent: "test",
 	})
 	if err != nil {
 		t.Fatal(err)
