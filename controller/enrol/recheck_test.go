@@ -38,7 +38,7 @@ func TestWhatAChainLeansOnIsSigned(t *testing.T) {
 		t.Error("a rotation brought it back")
 	}
 	_, err := m.enrol(s, "corp", w.tokens.Issue(w.person("ann", "ops")))
-	refusedWith(t, err, protocol.CodeToken, "get one for this node")
+	refusedWith(t, err, protocol.CodeToken, "commits to no keys")
 	b := first.binding
 	b.PublicKey, b.IdentityKey, b.Issued = next.public(), next.identity(), w.now().Unix()
 	_, record, err := s.sign(w.pub.Load(), b, w.rotation(m, next, first))
