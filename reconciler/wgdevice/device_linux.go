@@ -51,12 +51,20 @@ func Open(name string, mtu int, log *slog.Logger) (*Device, error) {
 	return d, nil
 }
 
+// listenUAPI makes the socket at which `wg` and wgctrl reach the device. ipc.UAPIListen would take an inotify instance besides,
+// to notice when somebody removes the socket. A user has 128 of them on most hosts, and where other programs have taken
+// these the device would not come up at all.
 func listenUAPI(name string) (net.Listener, error) {
 	file, err := ipc.UAPIOpen(name)
 	if err != nil {
 		return nil, err
 	}
-	return ipc.UAPIListen(name, file)
+	defer file.Close() // the listener has its own
+	listener, err := net.FileListener(file)
+	if unixListener, ok := listener.(*net.UnixListener); ok {
+		unixListener.SetUnlinkOnClose(true)
+	}
+	return listener, err
 }
 
 // serve answers UAPI connections until the listener closes.

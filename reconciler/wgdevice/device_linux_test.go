@@ -5,6 +5,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"strings"
 	"syscall"
 	"testing"
 )
@@ -51,6 +52,9 @@ func TestDeviceLife(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if n := inotifyInstances(t); n != 0 {
+		t.Errorf("the device holds %d inotify instances, of which a user has few", n)
+	}
 	info, err := os.Stat(socket)
 	if err != nil || info.Mode().Perm()&0o077 != 0 {
 		t.Errorf("socket %v %v", info, err)
@@ -90,4 +94,19 @@ func TestDeviceLife(t *testing.T) {
 	if _, err := net.InterfaceByName("apex-t"); err == nil {
 		t.Error("the interface is left")
 	}
+}
+
+// inotifyInstances counts those that this process holds.
+func inotifyInstances(t *testing.T) (n int) {
+	t.Helper()
+	files, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range files {
+		if target, err := os.Readlink("/proc/self/fd/" + f.Name()); err == nil && strings.Contains(target, "inotify") {
+			n++
+		}
+	}
+	return n
 }
