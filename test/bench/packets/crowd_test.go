@@ -158,7 +158,6 @@ func (s *scene) hide(n *fleet.Node) error {
 type flood struct {
 	conn    net.PacketConn
 	targets map[netip.Addr]*fleet.Node
-	began   time.Time
 	ended   chan struct{}
 	running sync.WaitGroup
 
