@@ -162,6 +162,44 @@ func awaitCarrier(ctx context.Context, nl *netlink.Handle, name string) error {
 	})
 }
 
+// Know gives the host a permanent neighbour entry for each of these interfaces, which are on the switch of its own first one.
+// The kernel keeps 1 024 entries that were learned, for all namespaces of a machine together: of hundreds of hosts that talk
+// to each other some would not find each other.
+func (h *Host) Know(ctx context.Context, others ...*Interface) error {
+	entries := make([]netlink.Neigh, 0, len(others))
+	for _, o := range others {
+		mac, err := o.mac(ctx)
+		if err != nil {
+			return err
+		}
+		entries = append(entries, netlink.Neigh{State: netlink.NUD_PERMANENT, IP: net.IP(o.Addr4().AsSlice()), HardwareAddr: mac})
+	}
+	return h.withNetlink(ctx, "add neighbours", func(nl *netlink.Handle) error {
+		link, err := nl.LinkByName(h.Interfaces()[0].Name)
+		if err != nil {
+			return err
+		}
+		for _, e := range entries {
+			e.LinkIndex = link.Attrs().Index
+			if err := nl.NeighSet(&e); err != nil {
+				return fmt.Errorf("%s: %w", e.IP, err)
+			}
+		}
+		return nil
+	})
+}
+
+func (i *Interface) mac(ctx context.Context) (mac net.HardwareAddr, err error) {
+	err = i.Host.withNetlink(ctx, "read the address of "+i.Name, func(nl *netlink.Handle) error {
+		link, err := nl.LinkByName(i.Name)
+		if err == nil {
+			mac = link.Attrs().HardwareAddr
+		}
+		return err
+	})
+	return mac, err
+}
+
 // SetMTU sets a link's MTU in bytes.
 func (h *Host) SetMTU(ctx context.Context, name string, mtu int) error {
 	return h.withNetlink(ctx, fmt.Sprintf("set MTU of %s to %d", name, mtu), func(nl *netlink.Handle) error {

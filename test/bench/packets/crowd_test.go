@@ -13,6 +13,7 @@ import (
 	"os"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -25,8 +26,10 @@ const (
 	crowd    = 200 // agents online besides those of the revoked
 	victims  = 5   // revoked one after the other
 	starters = 4   // agents that start at a time, on two cores
-	// round is how often a victim sends to everybody: what the figures are good to.
-	round = 25 * time.Millisecond
+	// round is how often a victim sends to everybody: what the figures are good to. Until the merge it sends in one round of
+	// calm only, or 200 hosts that all answer would leave the two cores nothing else to do.
+	round = 100 * time.Millisecond
+	calm  = 10
 	// silence is how long nothing may have come back before a host counts as shut. Answers take milliseconds.
 	silence = 2 * time.Second
 )
@@ -69,6 +72,7 @@ func (s *scene) gather(nodes int) map[netip.Addr]*fleet.Node {
 		s.check(err)
 		all[addr] = n
 	}
+	s.introduce(s.Controller.Host, slices.Collect(maps.Values(all)))
 	commit, err := s.Merge("Add the crowd")
 	s.check(err)
 	_, err = s.admin.Apply(s.ctx, commit)
@@ -95,6 +99,18 @@ func (s *scene) gather(nodes int) map[netip.Addr]*fleet.Node {
 	return all
 }
 
+// introduce lets a host and the nodes' know each other on the wire: see lab.Host.Know.
+func (s *scene) introduce(host *lab.Host, nodes []*fleet.Node) {
+	s.b.Helper()
+	own := host.Interfaces()[0]
+	var others []*lab.Interface
+	for _, n := range nodes {
+		others = append(others, n.Host.Interfaces()[0])
+		s.check(n.Host.Know(s.ctx, own))
+	}
+	s.check(host.Know(s.ctx, others...))
+}
+
 // awaitPeers waits until each node has so many peers.
 func (s *scene) awaitPeers(nodes []*fleet.Node, peers int) {
 	s.b.Helper()
@@ -112,20 +128,21 @@ func (s *scene) awaitPeers(nodes []*fleet.Node, peers int) {
 // shutOut revokes a member that has sessions with all targets, and gives for each the time until its last answer.
 func (s *scene) shutOut(victim *fleet.Node, targets map[netip.Addr]*fleet.Node) []time.Duration {
 	s.b.Helper()
+	s.introduce(victim.Host, slices.Collect(maps.Values(targets)))
 	s.check(s.hide(victim))
 	flood, err := newFlood(s.ctx, victim.Host, targets)
 	s.check(err)
 	defer flood.close()
-	s.check(lab.Await(s.ctx, victim.Spec.Name+" reaches everybody", func(context.Context) error {
-		return flood.unanswered(time.Time{})
-	}))
 	s.check(s.EditNetwork(func(doc *spec.NetworkSpec) {
 		doc.Revoked = append(doc.Revoked, spec.Revocation{Zone: zone, Node: victim.Spec.Name})
 	}))
 	commit, err := s.Merge("Revoke " + victim.Spec.Name)
 	s.check(err)
+	s.check(lab.Await(s.ctx, victim.Spec.Name+" reaches everybody", func(context.Context) error {
+		return flood.unanswered(time.Now().Add(-2 * calm * round))
+	}))
+	flood.rush.Store(true)
 	began := time.Now()
-	s.check(flood.unanswered(began.Add(-silence))) // until now nobody had shut it out
 	_, err = s.admin.Apply(s.ctx, commit)
 	s.check(err)
 	s.check(lab.Await(s.ctx, "nobody answers "+victim.Spec.Name, func(context.Context) error {
@@ -154,10 +171,11 @@ func (s *scene) hide(n *fleet.Node) error {
 	return nil
 }
 
-// flood sends a numbered datagram to each target every round, and remembers the last one that each answered.
+// flood sends a numbered datagram to each target every round, or while there is no rush in one round of calm, and remembers the last one that each answered.
 type flood struct {
 	conn    net.PacketConn
 	targets map[netip.Addr]*fleet.Node
+	rush    atomic.Bool
 	ended   chan struct{}
 	running sync.WaitGroup
 
@@ -180,21 +198,27 @@ func newFlood(ctx context.Context, from *lab.Host, targets map[netip.Addr]*fleet
 func (f *flood) send() {
 	ticker := time.NewTicker(round)
 	defer ticker.Stop()
-	for {
-		f.mu.Lock()
-		number := len(f.sent)
-		f.sent = append(f.sent, time.Now())
-		f.mu.Unlock()
-		packet := binary.BigEndian.AppendUint32(nil, uint32(number))
-		for addr := range f.targets {
-			// What does not leave is not answered either, and counts as that.
-			_, _ = f.conn.WriteTo(packet, net.UDPAddrFromAddrPort(netip.AddrPortFrom(addr, port)))
+	for tick := 0; ; tick++ {
+		if f.rush.Load() || tick%calm == 0 {
+			f.sendRound()
 		}
 		select {
 		case <-ticker.C:
 		case <-f.ended:
 			return
 		}
+	}
+}
+
+func (f *flood) sendRound() {
+	f.mu.Lock()
+	number := len(f.sent)
+	f.sent = append(f.sent, time.Now())
+	f.mu.Unlock()
+	packet := binary.BigEndian.AppendUint32(nil, uint32(number))
+	for addr := range f.targets {
+		// What does not leave is not answered either, and counts as that.
+		_, _ = f.conn.WriteTo(packet, net.UDPAddrFromAddrPort(netip.AddrPortFrom(addr, port)))
 	}
 }
 
