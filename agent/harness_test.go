@@ -103,7 +103,7 @@ func (w *world) options() Options {
 		NewEngine: w.newEngine, Now: w.clock.Now, Logger: testLogger(w.t),
 		Lookup: func(context.Context, string) ([]netip.Addr, error) { return nil, errors.New("no such host") },
 		Times: Times{
-			BackoffMin: 5 * time.Millisecond, BackoffMax: 20 * time.Millisecond, ProbeBound: 300 * time.Millisecond,
+			BackoffMin: 5 * time.Millisecond, BackoffMax: 20 * time.Millisecond, ProbeBound: 3 * time.Second,
 			HostMin: 5 * time.Millisecond, HostMax: 20 * time.Millisecond,
 			Sample: 20 * time.Millisecond, Tick: 10 * time.Millisecond, ReportMin: 5 * time.Millisecond, ReportMax: time.Second,
 			AlarmHold: time.Hour, EnrolMin: 5 * time.Millisecond, EnrolMax: 40 * time.Millisecond, Patience: time.Minute,

@@ -75,7 +75,7 @@ func TestRollBackThatFailsIsTriedAgain(t *testing.T) {
 		return nil
 	})
 	w.passTime(time.Hour)
-	w.awaitCondition(status.ApplyFailed, true, "HostRefused")
+	w.awaitAttempt(2)
 	agenttest.Await(t, "the host is as before", func() bool { return withoutIndex(w.snapshot()) == withoutIndex(before) })
 	w.uncondemned()
 	w.host.FailWith(nil)

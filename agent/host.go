@@ -85,8 +85,8 @@ func (z *zone) attendAll(ctx context.Context, due time.Time, pause *backoff) {
 		if ctx.Err() != nil {
 			return
 		}
+		hold = held{until: z.now().Add(pause.next()), view: newest.View, left: left} // before anybody hears of it
 		z.hostFailed(err)
-		hold = held{until: z.now().Add(pause.next()), view: newest.View, left: left}
 		if due.After(z.now()) && due.Before(hold.until) {
 			hold.until = due // what runs out does not wait for the host to get well
 		}

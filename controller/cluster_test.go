@@ -22,9 +22,10 @@ import (
 	"github.com/apex-network/apex/signer"
 )
 
-// fast are the times of a lease in tests.
+// fast are the times of a lease in tests where replicas share a process: leaders give theirs back when they stop, and a process
+// that was not scheduled for a while must not depose one in the middle of what is tested.
 func fast() cluster.Times {
-	return cluster.Times{Renew: 50 * time.Millisecond, StepDown: 300 * time.Millisecond, TTL: 450 * time.Millisecond}
+	return cluster.Times{Renew: 50 * time.Millisecond, StepDown: 30 * time.Second, TTL: 45 * time.Second}
 }
 
 // replicas are those of a world's controller. Each is a world of its own, as far as talking to it goes.

@@ -41,9 +41,9 @@ func newJoining(t *testing.T, change ...func(*config.Network)) *joining {
 			f(&cfg.Networks[0])
 		}
 	})
-	j.await("prod", func(f protocol.FleetStatus) bool {
+	j.await("prod", func(f protocol.FleetStatus) bool { // enrolments go by what is accepted, which comes last
 		z := zoneOf(f, "prod")
-		return z != nil && z.Current != nil
+		return z != nil && z.Current != nil && f.Accepted == z.Current.Commit
 	})
 	return j
 }

@@ -343,7 +343,7 @@ func TestProvidersThatMisbehave(t *testing.T) {
 				if endpoint == idp.Keys && (name == "another issuer" || name == "file keys") {
 					continue // they say so in the discovery
 				}
-				w := newWorld(t, idp.IssuerOptions{}, tokens.Options{Timeout: 300 * time.Millisecond})
+				w := newWorld(t, idp.IssuerOptions{}, tokens.Options{Timeout: 2 * time.Second})
 				w.Break(endpoint, fault)
 				raw := w.Mint(w.sound())
 				_, err := w.verify(raw)

@@ -122,12 +122,20 @@ func (b *bucket) GetRevision(ctx context.Context, key string) ([]byte, uint64, e
 	return e.Value(), e.Revision(), nil
 }
 
+// writeLimit bounds one write. A stream whose servers have lost their leader, as after a restart of all of them, does not answer
+// at all, and a request that has minutes would wait for minutes.
+const writeLimit = 5 * time.Second
+
 func (b *bucket) Put(ctx context.Context, key string, value []byte) error {
+	ctx, cancel := context.WithTimeout(ctx, writeLimit)
+	defer cancel()
 	_, err := b.kv.Put(ctx, key, value)
 	return b.fail(key, err)
 }
 
 func (b *bucket) Create(ctx context.Context, key string, value []byte) error {
+	ctx, cancel := context.WithTimeout(ctx, writeLimit)
+	defer cancel()
 	_, err := b.kv.Create(ctx, key, value)
 	if mismatch(err) {
 		err = jetstream.ErrKeyExists
@@ -136,6 +144,8 @@ func (b *bucket) Create(ctx context.Context, key string, value []byte) error {
 }
 
 func (b *bucket) Update(ctx context.Context, key string, value []byte, revision uint64) (uint64, error) {
+	ctx, cancel := context.WithTimeout(ctx, writeLimit)
+	defer cancel()
 	var next uint64
 	var err error
 	if revision == 0 {
