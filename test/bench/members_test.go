@@ -15,7 +15,7 @@ const members = 200
 
 // BenchmarkMembers is 200 agents that join at once, over hosts in memory and everybody a peer of everybody; and commits
 // that each revoke one of them, until the last host does not have it as a peer any more. What that means for packets is
-// measured with fewer hosts in package packets.
+// measured in package packets (BenchmarkRevokeCrowd).
 func BenchmarkMembers(b *testing.B) {
 	binary := buildCommand(b, "apex-controller")
 	b.Run("join", func(b *testing.B) {
