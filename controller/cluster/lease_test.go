@@ -8,13 +8,15 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/apex-network/apex/controller/cluster"
 	"github.com/apex-network/apex/controller/store"
 )
 
-// times are short enough for tests and long enough for loaded machines.
+// times are those of a clock that moves when nobody has anything to do (synctest): replicas that share a process which is not
+// scheduled for a while would find two timers due at once, which machines of their own do not.
 func times() cluster.Times {
 	return cluster.Times{Renew: 20 * time.Millisecond, StepDown: 200 * time.Millisecond, TTL: 300 * time.Millisecond}
 }
@@ -138,100 +140,108 @@ func (f *field) check() {
 }
 
 func TestOneLeadsAndAnotherFollowsIt(t *testing.T) {
-	f := newField(t, store.NewMemory(time.Now))
-	all := []*candidate{f.enter(0), f.enter(1), f.enter(2)}
-	first := f.leader()
-	deadline := time.Now().Add(2 * time.Minute) // only for what hangs
-	for _, c := range all {                     // everybody knows who it is
-		for {
-			if who, ok := c.lease.Leader(); ok && who.Name == fmt.Sprint("r", first) {
-				break
+	synctest.Test(t, func(t *testing.T) {
+		f := newField(t, store.NewMemory(time.Now))
+		all := []*candidate{f.enter(0), f.enter(1), f.enter(2)}
+		first := f.leader()
+		deadline := time.Now().Add(2 * time.Minute) // only for what hangs
+		for _, c := range all {                     // everybody knows who it is
+			for {
+				if who, ok := c.lease.Leader(); ok && who.Name == fmt.Sprint("r", first) {
+					break
+				}
+				if time.Now().After(deadline) {
+					t.Fatal("the leader is not known to all")
+				}
+				time.Sleep(time.Millisecond)
 			}
-			if time.Now().After(deadline) {
-				t.Fatal("the leader is not known to all")
-			}
-			time.Sleep(time.Millisecond)
 		}
-	}
-	if !all[first].lease.Leads() || all[first].lease.Confirm(t.Context()) != nil {
-		t.Fatal("the leader does not know it")
-	}
-	all[first].stop()
-	second := f.leader(first)
-	if err := all[first].lease.Confirm(t.Context()); !errors.Is(err, cluster.ErrLost) {
-		t.Fatalf("confirmed after the end: %v", err)
-	}
-	all[second].stop()
-	f.leader(first, second)
-	f.check()
+		if !all[first].lease.Leads() || all[first].lease.Confirm(t.Context()) != nil {
+			t.Fatal("the leader does not know it")
+		}
+		all[first].stop()
+		second := f.leader(first)
+		if err := all[first].lease.Confirm(t.Context()); !errors.Is(err, cluster.ErrLost) {
+			t.Fatalf("confirmed after the end: %v", err)
+		}
+		all[second].stop()
+		f.leader(first, second)
+		f.check()
+	})
 }
 
 func TestWhoCannotRenewStepsDownBeforeAnotherBegins(t *testing.T) {
-	f := newField(t, store.NewMemory(time.Now))
-	all := []*candidate{f.enter(0), f.enter(1)}
-	for range 3 {
-		cut := f.leader()
-		all[cut].bucket.cut.Store(true)
-		f.leader(cut)
-		all[cut].bucket.cut.Store(false)
-	}
-	f.check() // a clash would be the other one beginning while the first still led
+	synctest.Test(t, func(t *testing.T) {
+		f := newField(t, store.NewMemory(time.Now))
+		all := []*candidate{f.enter(0), f.enter(1)}
+		for range 3 {
+			cut := f.leader()
+			all[cut].bucket.cut.Store(true)
+			f.leader(cut)
+			all[cut].bucket.cut.Store(false)
+		}
+		f.check() // a clash would be the other one beginning while the first still led
+	})
 }
 
 func TestWhoSleptIsRefused(t *testing.T) {
-	f := newField(t, store.NewMemory(time.Now))
-	var asleep atomic.Int64 // added to the sleeper's clock
-	me, err := cluster.NewReplica("sleeper")
-	if err != nil {
-		t.Fatal(err)
-	}
-	slow := times()
-	slow.Renew = time.Hour // it does not wake up to renew
-	slow.StepDown, slow.TTL = 2*time.Hour, 3*time.Hour
-	slow.Now = func() time.Time { return time.Now().Add(time.Duration(asleep.Load())) }
-	bucket := &shaky{Bucket: f.bucket}
-	sleeper := cluster.NewLease("acme", me, bucket, slog.New(slog.DiscardHandler), slow)
-	led := make(chan struct{})
-	lost := make(chan struct{})
-	ctx, stop := context.WithCancel(t.Context())
-	ended := make(chan struct{})
-	go func() {
-		defer close(ended)
-		sleeper.Run(ctx, func(ctx context.Context, _ uint64) {
-			select {
-			case <-led:
-			default:
-				close(led)
-				<-ctx.Done()
-				close(lost)
-			}
-		})
-	}()
-	defer func() { stop(); <-ended }()
-	<-led
-	f.enter(1)
-	f.leader()
-	if err := sleeper.Confirm(t.Context()); !errors.Is(err, cluster.ErrLost) {
-		t.Fatalf("a leader that slept was confirmed: %v", err)
-	}
-	asleep.Store(int64(3 * time.Hour))
-	if sleeper.Leads() {
-		t.Fatal("it thinks that it leads after its time")
-	}
-	f.check()
+	synctest.Test(t, func(t *testing.T) {
+		f := newField(t, store.NewMemory(time.Now))
+		var asleep atomic.Int64 // added to the sleeper's clock
+		me, err := cluster.NewReplica("sleeper")
+		if err != nil {
+			t.Fatal(err)
+		}
+		slow := times()
+		slow.Renew = time.Hour // it does not wake up to renew
+		slow.StepDown, slow.TTL = 2*time.Hour, 3*time.Hour
+		slow.Now = func() time.Time { return time.Now().Add(time.Duration(asleep.Load())) }
+		bucket := &shaky{Bucket: f.bucket}
+		sleeper := cluster.NewLease("acme", me, bucket, slog.New(slog.DiscardHandler), slow)
+		led := make(chan struct{})
+		lost := make(chan struct{})
+		ctx, stop := context.WithCancel(t.Context())
+		ended := make(chan struct{})
+		go func() {
+			defer close(ended)
+			sleeper.Run(ctx, func(ctx context.Context, _ uint64) {
+				select {
+				case <-led:
+				default:
+					close(led)
+					<-ctx.Done()
+					close(lost)
+				}
+			})
+		}()
+		defer func() { stop(); <-ended }()
+		<-led
+		f.enter(1)
+		f.leader()
+		if err := sleeper.Confirm(t.Context()); !errors.Is(err, cluster.ErrLost) {
+			t.Fatalf("a leader that slept was confirmed: %v", err)
+		}
+		asleep.Store(int64(3 * time.Hour))
+		if sleeper.Leads() {
+			t.Fatal("it thinks that it leads after its time")
+		}
+		f.check()
+	})
 }
 
 func TestLeaseSurvivesAWriteOfUnknownOutcome(t *testing.T) {
-	// The write is made, but its author is told that it failed: the record names an author who does not know.
-	f := newField(t, store.NewMemory(time.Now))
-	c := f.enter(0)
-	f.leader()
-	c.bucket.cut.Store(true)
-	deadline := time.Now().Add(2 * time.Minute) // only for what hangs
-	for c.lease.Leads() && time.Now().Before(deadline) {
-		time.Sleep(time.Millisecond)
-	}
-	c.bucket.cut.Store(false)
-	f.leader()
-	f.check()
+	synctest.Test(t, func(t *testing.T) {
+		// The write is made, but its author is told that it failed: the record names an author who does not know.
+		f := newField(t, store.NewMemory(time.Now))
+		c := f.enter(0)
+		f.leader()
+		c.bucket.cut.Store(true)
+		deadline := time.Now().Add(2 * time.Minute) // only for what hangs
+		for c.lease.Leads() && time.Now().Before(deadline) {
+			time.Sleep(time.Millisecond)
+		}
+		c.bucket.cut.Store(false)
+		f.leader()
+		f.check()
+	})
 }
