@@ -74,9 +74,12 @@ func removeStale(ctx context.Context, path string) error {
 	}
 	dialer := net.Dialer{Timeout: time.Second}
 	conn, err := dialer.DialContext(ctx, "unix", path)
-	if err == nil {
+	switch {
+	case err == nil:
 		conn.Close()
 		return fmt.Errorf("status socket %s: another agent is running; stop it or give this one its own socket", path)
+	case !isRefused(err): // a busy agent is no dead one
+		return fmt.Errorf("status socket %s: cannot tell whether another agent is running: %w", path, err)
 	}
 	return os.Remove(path)
 }
