@@ -279,9 +279,9 @@ func (z *zone) change(ctx context.Context, t follow.Trusted) (time.Time, error) 
 	return due, err
 }
 
-// reachable gives a controller the probe's bound to answer.
+// reachable gives a controller the probe's bound to answer, and no less than any exchange has.
 func (z *zone) reachable(ctx context.Context) bool {
-	ctx, cancel := context.WithTimeout(ctx, z.opt.Times.ProbeBound)
+	ctx, cancel := context.WithTimeout(ctx, max(z.opt.Times.ProbeBound, z.opt.Times.Grace))
 	defer cancel()
 	return z.client.Reachable(ctx) == nil
 }

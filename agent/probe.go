@@ -49,10 +49,13 @@ func (p *probe) prepare(next reconciler.State) reconciler.Probe {
 		return nil
 	}
 	return func(ctx context.Context) error {
-		ctx, cancel := context.WithTimeout(ctx, p.z.opt.Times.ProbeBound)
+		bound := p.z.opt.Times.ProbeBound
+		whole, cancel := context.WithTimeout(ctx, bound)
 		defer cancel()
 		if controller {
-			err := p.until(ctx, p.z.client.Reachable)
+			most, cancel := context.WithTimeout(ctx, bound-bound/4)
+			defer cancel()
+			err := until(most, ctx, bound/4, p.z.client.Reachable)
 			if isShortage(err) {
 				return fmt.Errorf("%w: %w", errBlind, err)
 			}
@@ -62,7 +65,7 @@ func (p *probe) prepare(next reconciler.State) reconciler.Probe {
 			}
 		}
 		if len(sessions) > 0 {
-			return p.until(ctx, func(ctx context.Context) error { return p.sessions(ctx, sessions) })
+			return until(whole, ctx, bound/4, func(ctx context.Context) error { return p.sessions(ctx, sessions) })
 		}
 		return nil
 	}
@@ -81,15 +84,21 @@ func isShortage(err error) bool {
 	return false
 }
 
-// until tries check until it holds or ctx ends, and gives its last error.
-func (p *probe) until(ctx context.Context, check func(context.Context) error) error {
-	pause := newBackoff(50*time.Millisecond, 2*time.Second)
-	for {
-		err := check(ctx)
-		if err == nil || !sleep(ctx, pause.next()) {
-			return err
+// until tries check until it holds or tries ends, and then once more, for as long as last: it gives the error of that. The
+// time of the last attempt begins with it, for a machine that stood still until tries ended has not asked in that time, and
+// what it did not ask condemns nothing.
+func until(tries, ctx context.Context, last time.Duration, check func(context.Context) error) error {
+	for pause := newBackoff(50*time.Millisecond, 2*time.Second); ; {
+		if check(tries) == nil {
+			return nil
+		}
+		if !sleep(tries, pause.next()) {
+			break
 		}
 	}
+	ctx, cancel := context.WithTimeout(ctx, last)
+	defer cancel()
+	return check(ctx)
 }
 
 // sessions wants at least one of the peers to have a handshake.
