@@ -152,7 +152,7 @@ func (m *Member) Run(ctx context.Context) {
 		var group sync.WaitGroup
 		defer group.Wait()
 		group.Go(func() {
-			token.Watch(ctx, file.Path, m.opt.Times.RetryMax, m.opt.Logger, m.renewedToken)
+			token.Watch(ctx, file.Path, m.opt.Times.Tick, m.opt.Logger, m.renewedToken)
 		})
 	}
 	for {

@@ -3,6 +3,7 @@ package enrol
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 	"testing/quick"
 	"time"
@@ -137,5 +138,19 @@ func TestReasons(t *testing.T) {
 		if got := reasonOf(row.err); got != row.want {
 			t.Errorf("%v: %s, want %s", row.err, got, row.want)
 		}
+	}
+}
+
+func TestClocksApart(t *testing.T) {
+	for shift, want := range map[time.Duration]string{
+		protocol.ProofSkew: "", -protocol.ProofSkew: "", 59 * time.Second: "",
+		5 * time.Minute: "5m0s behind the controller's", -2 * time.Hour: "2h0m0s ahead of the controller's",
+	} {
+		if got := clocksApart(now.Add(shift), now.Add(time.Millisecond)); want == "" != (got == "") || !strings.Contains(got, want) {
+			t.Errorf("%v: %q, want %q", shift, got, want)
+		}
+	}
+	if got := clocksApart(time.Time{}, now); got != "" {
+		t.Errorf("a controller that does not say its time: %q", got)
 	}
 }

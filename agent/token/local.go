@@ -17,6 +17,10 @@ import (
 // commandTime bounds a token command.
 const commandTime = 30 * time.Second
 
+// drainTime bounds how long what a program printed is read after its end: a child of it may hold the pipe open. It is ample,
+// because on a busy host a token would be cut short otherwise.
+const drainTime = 10 * time.Second
+
 // File reads the token from a file each time it is needed, as Kubernetes, Vault or a job scheduler writes it. See Watch.
 type File struct{ Path string }
 
@@ -80,7 +84,7 @@ func (c Command) Token(ctx context.Context, need Need) (string, error) {
 	}
 	out, complaints := &bounded{most: oidcclient.MaxTokenBytes + 64}, &bounded{most: 4 << 10}
 	cmd.Stdout, cmd.Stderr = out, complaints
-	cmd.WaitDelay = time.Second // a child of the program may hold the pipe open
+	cmd.WaitDelay = drainTime
 	endTogether(cmd)
 	err := cmd.Run()
 	switch {
