@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/apex-network/apex/internal/protocol"
@@ -128,19 +129,24 @@ func TestNotModified(t *testing.T) {
 
 // TestPace: a large body may take long if it flows, a small one may not if it drips.
 func TestPace(t *testing.T) {
-	ctx, p := newPace(t.Context(), 50*time.Millisecond, 1000)
-	defer p.stop()
-	p.count(1000) // earns a second
-	select {
-	case <-ctx.Done():
-		t.Fatal("a flowing exchange was ended")
-	case <-time.After(150 * time.Millisecond):
-	}
-	p.again()
-	<-ctx.Done()
-	if err := p.explain(ErrUnreachable, ctx.Err()); !errors.Is(err, ErrSlow) {
-		t.Errorf("got %v, want ErrSlow", err)
-	}
+	synctest.Test(t, func(t *testing.T) {
+		ctx, p := newPace(t.Context(), 15*time.Second, 1000)
+		defer p.stop()
+		p.count(3000) // earns three seconds
+		time.Sleep(18*time.Second - 1)
+		if synctest.Wait(); ctx.Err() != nil {
+			t.Fatal("a flowing exchange was ended")
+		}
+		p.again()
+		began := time.Now()
+		<-ctx.Done()
+		if took := time.Since(began); took != 15*time.Second {
+			t.Errorf("one that drips was ended after %v", took)
+		}
+		if err := p.explain(ErrUnreachable, ctx.Err()); !errors.Is(err, ErrSlow) {
+			t.Errorf("got %v, want ErrSlow", err)
+		}
+	})
 }
 
 func TestArtefactEncodings(t *testing.T) {
