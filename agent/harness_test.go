@@ -57,7 +57,7 @@ func newWorld(t testing.TB) *world {
 		opt.Backends = w.host.Backends()
 		return reconciler.New(opt)
 	}
-	w.controller = agenttest.NewController(t, nil, w.clock.Now)
+	w.controller = agenttest.NewController(t, w.clock.Now)
 	t.Cleanup(w.halt)
 	return w
 }
@@ -74,12 +74,12 @@ func (w *world) zone() agenttest.Zone {
 	return z
 }
 
-// publish makes the next generation, changed by edit, and serves it.
+// publish makes the next generation, changed by edit, and serves it as an honest controller does.
 func (w *world) publish(edit func(*agenttest.Zone)) *agenttest.Generation {
 	w.t.Helper()
 	g := w.make(edit)
 	w.serial, w.last = g.Zone.Serial, g
-	w.controller.Serve(g)
+	w.controller.Publish(g)
 	return g
 }
 
@@ -103,10 +103,12 @@ func (w *world) options() Options {
 		NewEngine: w.newEngine, Now: w.clock.Now, Logger: testLogger(w.t),
 		Lookup: func(context.Context, string) ([]netip.Addr, error) { return nil, errors.New("no such host") },
 		Times: Times{
-			BackoffMin: 5 * time.Millisecond, BackoffMax: 20 * time.Millisecond, ProbeBound: 3 * time.Second,
+			// What a good run never waits for is long, so that no stall of the machine is taken for a fault.
+			Grace: time.Minute, ProbeBound: time.Minute, Patience: time.Minute, Farewell: time.Minute,
+			BackoffMin: 5 * time.Millisecond, BackoffMax: 20 * time.Millisecond,
 			HostMin: 5 * time.Millisecond, HostMax: 20 * time.Millisecond,
 			Sample: 20 * time.Millisecond, Tick: 10 * time.Millisecond, ReportMin: 5 * time.Millisecond, ReportMax: time.Second,
-			AlarmHold: time.Hour, EnrolMin: 5 * time.Millisecond, EnrolMax: 40 * time.Millisecond, Patience: time.Minute,
+			AlarmHold: time.Hour, EnrolMin: 5 * time.Millisecond, EnrolMax: 40 * time.Millisecond,
 		},
 	}
 	if w.edit != nil {
@@ -149,6 +151,18 @@ func (w *world) halt() {
 		w.stop = nil
 	}
 }
+
+// restart stops the agent and starts it with other options.
+func (w *world) restart(edit func(*Options)) {
+	w.t.Helper()
+	w.halt()
+	w.edit = edit
+	w.start()
+}
+
+// shortProbe lets a probe that does not hold fail soon. An agent gets it once the host is in a generation: a probe that is
+// to hold is given all the time it wants.
+func shortProbe(o *Options) { o.Times.ProbeBound = 100 * time.Millisecond }
 
 // zoneStatus is the zone's status document.
 func (w *world) zoneStatus() status.Zone {

@@ -194,7 +194,7 @@ func TestRollbackSurvivesRestart(t *testing.T) {
 func TestNotAfterWithoutController(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	end := w.clock.Now().Add(time.Minute)
+	end := w.clock.Now().Add(time.Hour)
 	w.publish(func(z *agenttest.Zone) {
 		z.Rules = agenttest.SSHRule(end.Unix())
 		z.Nodes = slices.Clone(z.Nodes)
@@ -207,7 +207,7 @@ func TestNotAfterWithoutController(t *testing.T) {
 	}
 	w.halt()
 	w.controller.Stop()
-	w.clock.Advance(time.Minute - 300*time.Millisecond)
+	w.clock.Advance(time.Hour - 300*time.Millisecond)
 	w.start()
 	w.awaitCondition(status.Ready, true, "")
 	agenttest.Await(t, "rule and peer have run out", func() bool {
@@ -228,6 +228,7 @@ func TestCutOffRollsBack(t *testing.T) {
 	w.publish(nil)
 	w.start()
 	w.awaitApplied(1)
+	w.restart(shortProbe)
 	agenttest.Await(t, "connected", func() bool { return w.zoneStatus().Controller.Connected })
 	before := w.snapshot()
 
@@ -282,6 +283,7 @@ func TestControllerLostDuringApply(t *testing.T) {
 	w.publish(nil)
 	w.start()
 	w.awaitApplied(1)
+	w.restart(shortProbe)
 	agenttest.Await(t, "connected", func() bool { return w.zoneStatus().Controller.Connected })
 	w.controller.Override("timestamp", func(http.ResponseWriter, *http.Request) bool { panic(http.ErrAbortHandler) })
 	w.publish(routed("192.168.7.0/24"))
@@ -505,7 +507,7 @@ func TestSeveralControllers(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	w.publish(nil)
-	dead := agenttest.NewController(t, nil, w.clock.Now)
+	dead := agenttest.NewController(t, w.clock.Now)
 	dead.Stop()
 	w.edit = func(o *Options) { o.Config.Controllers = []string{dead.URL(), w.controller.URL()} }
 	w.start()

@@ -2,9 +2,9 @@ package agenttest
 
 import (
 	"fmt"
+	"net"
 	"net/http"
 	"net/http/httptest"
-	"net/netip"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -27,6 +27,7 @@ type Controller struct {
 
 	mu      sync.Mutex
 	current *Generation
+	fresh   bool          // the timestamp of current is kept fresh
 	change  chan struct{} // closed and replaced when what is served changes
 	// override answers requests of a resource in place of the controller if it returns true.
 	override map[string]func(w http.ResponseWriter, r *http.Request) bool
@@ -34,11 +35,11 @@ type Controller struct {
 	reports  []protocol.NodeStatus
 }
 
-// NewController starts a controller that serves g (nil: nothing yet).
-func NewController(t testing.TB, g *Generation, now func() time.Time) *Controller {
-	c := &Controller{t: t, now: now, current: g, change: make(chan struct{}), override: map[string]func(http.ResponseWriter, *http.Request) bool{}}
+// NewController starts a controller that serves nothing yet.
+func NewController(t testing.TB, now func() time.Time) *Controller {
+	c := &Controller{t: t, now: now, change: make(chan struct{}), override: map[string]func(http.ResponseWriter, *http.Request) bool{}}
 	c.Enrolment = newEnrolment(c)
-	c.Start()
+	c.serve(listen(t))
 	t.Cleanup(c.Stop)
 	return c
 }
@@ -46,21 +47,16 @@ func NewController(t testing.TB, g *Generation, now func() time.Time) *Controlle
 // URL is the base URL. It stays the same through Stop and Start.
 func (c *Controller) URL() string { return "http://" + c.server.Listener.Addr().String() }
 
-// Address is where it listens.
-func (c *Controller) Address() netip.AddrPort {
-	return netip.MustParseAddrPort(c.server.Listener.Addr().String())
+// Start listens again, where it did before Stop.
+func (c *Controller) Start() {
+	l, err := net.Listen("tcp", c.server.Listener.Addr().String())
+	check(c.t, err)
+	c.serve(l)
 }
 
-// Start begins to listen: the first time at a free port, later at the same one.
-func (c *Controller) Start() {
-	server := httptest.NewUnstartedServer(c.mux())
-	if c.server != nil {
-		address := c.server.Listener.Addr().String()
-		server.Listener.Close()
-		server.Listener = listen(c.t, address)
-	}
-	c.server = server
-	server.Start()
+func (c *Controller) serve(l net.Listener) {
+	c.server = &httptest.Server{Listener: l, Config: &http.Server{Handler: c.mux()}}
+	c.server.Start()
 }
 
 // Stop ends every connection.
@@ -69,11 +65,17 @@ func (c *Controller) Stop() {
 	c.server.Close()
 }
 
-// Serve changes the generation that is served.
-func (c *Controller) Serve(g *Generation) {
+// Publish changes the generation that is served. As with an honest controller its timestamp never runs out, however far
+// the clock is moved.
+func (c *Controller) Publish(g *Generation) { c.replace(g, true) }
+
+// Serve changes the generation that is served: these bytes and no others, whatever becomes of them.
+func (c *Controller) Serve(g *Generation) { c.replace(g, false) }
+
+func (c *Controller) replace(g *Generation, fresh bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.current = g
+	c.current, c.fresh = g, fresh
 	close(c.change)
 	c.change = make(chan struct{})
 }
@@ -112,7 +114,15 @@ func (c *Controller) Reports() []protocol.NodeStatus {
 func (c *Controller) generation() (*Generation, <-chan struct{}, bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.current, c.change, c.override["watch"] != nil
+	return c.served(), c.change, c.override["watch"] != nil
+}
+
+// served is the current generation, under a timestamp that is not half over if it is kept fresh. mu is held.
+func (c *Controller) served() *Generation {
+	if now := c.now(); c.fresh && !c.current.isFresh(now) {
+		c.current = c.current.renewed(now)
+	}
+	return c.current
 }
 
 func (c *Controller) mux() http.Handler {
@@ -123,7 +133,7 @@ func (c *Controller) mux() http.Handler {
 			n.(*atomic.Int64).Add(1)
 			c.mu.Lock()
 			override := c.override[resource]
-			g := c.current
+			g := c.served()
 			c.mu.Unlock()
 			if override != nil && override(w, r) {
 				return

@@ -2,16 +2,24 @@ package agenttest
 
 import (
 	"bytes"
+	"math/rand/v2"
 	"net"
+	"net/netip"
+	"runtime"
 	"sync/atomic"
 	"testing"
 	"time"
 )
 
-// listen opens a loopback address again that was just closed.
-func listen(t testing.TB, address string) net.Listener {
+// listen takes a loopback address of its own, so that whoever listens there may stop and come back: between the two,
+// the system could give a port of 127.0.0.1 to any connection that goes out. Other systems have that one address only.
+func listen(t testing.TB) net.Listener {
 	t.Helper()
-	l, err := net.Listen("tcp", address)
+	ip := netip.MustParseAddr("127.0.0.1")
+	if runtime.GOOS == "linux" {
+		ip = netip.AddrFrom4([4]byte{127, byte(1 + rand.N(254)), byte(rand.N(256)), byte(1 + rand.N(254))})
+	}
+	l, err := net.Listen("tcp", netip.AddrPortFrom(ip, 0).String())
 	check(t, err)
 	return l
 }

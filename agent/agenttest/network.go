@@ -201,6 +201,8 @@ type Generation struct {
 	Digest    peermap.Digest
 	Views     map[string]View
 	Artefacts map[peermap.Digest][]byte // classes and blocks
+
+	stamp signer.PrivateKey // what Timestamp is signed with
 }
 
 // View is one node's leaf.
@@ -230,7 +232,7 @@ func (n *Network) Publish(z Zone) *Generation {
 		z.Ranges = []netip.Prefix{netip.MustParsePrefix("10.1.0.0/16")}
 	}
 	z.Nodes = slices.Clone(z.Nodes) // the caller may go on editing its own while this generation is served
-	g := &Generation{Network: n, Zone: z, Views: map[string]View{}, Artefacts: map[peermap.Digest][]byte{}}
+	g := &Generation{Network: n, Zone: z, Views: map[string]View{}, Artefacts: map[peermap.Digest][]byte{}, stamp: n.Stamp}
 	nodes := slices.Clone(z.Nodes)
 	slices.SortFunc(nodes, func(a, b Node) int { return strings.Compare(a.Name, b.Name) })
 	base := peermap.Class{Groups: []peermap.Group{{Blocks: g.blocks(nodes)}}, Rules: z.Rules}
@@ -328,17 +330,39 @@ func (g *Generation) sign(tree *peermap.Tree) {
 // Timestamp signs that a manifest is current, dated z.Issued.
 func (n *Network) Timestamp(z Zone, manifest peermap.Digest) []byte {
 	n.t.Helper()
-	lifetime := z.Stamp
-	if lifetime == 0 {
-		lifetime = 5 * time.Minute
-	}
+	return n.timestamp(z, manifest, n.Stamp)
+}
+
+func (n *Network) timestamp(z Zone, manifest peermap.Digest, key signer.PrivateKey) []byte {
+	n.t.Helper()
 	t := peermap.Timestamp{
 		Type: peermap.TimestampType, Network: n.Name, Zone: z.Name, Epoch: z.Epoch, Serial: z.Serial, Manifest: manifest,
-		Issued: z.Issued.Unix(), Expires: z.Issued.Add(lifetime).Unix(),
+		Issued: z.Issued.Unix(), Expires: z.Issued.Add(z.stampLife()).Unix(),
 	}
 	payload, err := t.Encode()
 	check(n.t, err)
-	return Sign(n.t, peermap.TimestampType, payload, n.Stamp)
+	return Sign(n.t, peermap.TimestampType, payload, key)
+}
+
+func (z Zone) stampLife() time.Duration {
+	if z.Stamp == 0 {
+		return 5 * time.Minute
+	}
+	return z.Stamp
+}
+
+// isFresh says whether the timestamp has more than half of its life before it.
+func (g *Generation) isFresh(now time.Time) bool {
+	age := now.Sub(g.Zone.Issued)
+	return age >= 0 && age < g.Zone.stampLife()/2
+}
+
+// renewed is the same generation under a new timestamp.
+func (g *Generation) renewed(now time.Time) *Generation {
+	next := *g
+	next.Zone.Issued = now
+	next.Timestamp = g.Network.timestamp(next.Zone, g.Digest, g.stamp)
+	return &next
 }
 
 // Sign makes an envelope.
