@@ -26,7 +26,7 @@ import (
 func TestNotAfterBehindAGenerationThatCannotBeApplied(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	end := w.clock.Now().Add(time.Minute)
+	end := w.clock.Now().Add(time.Hour)
 	w.publish(func(z *agenttest.Zone) { z.Rules = agenttest.SSHRule(end.Unix()) })
 	w.start()
 	w.awaitApplied(1)
@@ -40,7 +40,7 @@ func TestNotAfterBehindAGenerationThatCannotBeApplied(t *testing.T) {
 	if !strings.Contains(w.snapshot(), "ssh/0") {
 		t.Fatalf("gone before its end:\n%s", w.snapshot())
 	}
-	w.clock.Advance(time.Minute)
+	w.clock.Advance(time.Hour)
 	agenttest.Await(t, "the rule has run out", func() bool { return !strings.Contains(w.snapshot(), "ssh/0") })
 	w.awaitCondition(status.KeyMismatch, true, "OtherKey")
 }
@@ -92,6 +92,7 @@ func TestRollBackThatFailsAfterAProbe(t *testing.T) {
 	w.publish(nil)
 	w.start()
 	w.awaitApplied(1)
+	w.restart(shortProbe)
 	agenttest.Await(t, "connected", func() bool { return w.zoneStatus().Controller.Connected })
 	before := w.snapshot()
 	var broken atomic.Bool
@@ -166,7 +167,7 @@ func TestAZoneThatIsNoLongerConfiguredIsNamed(t *testing.T) {
 func TestNotAfterWithoutCache(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	soon, later := w.clock.Now().Add(time.Minute), w.clock.Now().Add(time.Hour)
+	soon, later := w.clock.Now().Add(time.Hour), w.clock.Now().Add(3*time.Hour)
 	w.nodes[1].NotAfter, w.nodes[2].NotAfter = soon.Unix(), later.Unix()
 	w.publish(func(z *agenttest.Zone) { z.Rules = agenttest.SSHRule(soon.Unix()) })
 	w.start()
@@ -182,7 +183,7 @@ func TestNotAfterWithoutCache(t *testing.T) {
 	}
 	has := func(name string) bool { return strings.Contains(w.snapshot(), name+"/32") }
 	w.host.DeleteLink(testIface) // the machine was switched off
-	w.clock.Advance(2 * time.Minute)
+	w.clock.Advance(2 * time.Hour)
 	w.start()
 	agenttest.Await(t, "c is back", func() bool { return has("10.1.0.3") })
 	if device, err := w.host.Backends().WireGuard.Device(t.Context(), testIface); err != nil || len(device.Peers) != 1 {

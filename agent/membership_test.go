@@ -93,17 +93,24 @@ func TestEphemeralNodesSayGoodbye(t *testing.T) {
 	w.awaitStage(control.Bound)
 }
 
+// forget is what a controller that was restored from an old backup has done with the node. It is down while that happens, so
+// that nothing is under way that it would still have answered.
+func (w *world) forget() {
+	w.t.Helper()
+	w.controller.Stop()
+	w.controller.Enrolment.Drop("a")
+	w.publish(func(z *agenttest.Zone) { z.Nodes = w.nodes[1:] })
+	w.clock.Advance(5 * time.Minute)
+	w.controller.Start()
+}
+
 // TestALostBindingIsAskedForAgain: a controller that was restored from an old backup does not know the node any more.
 func TestALostBindingIsAskedForAgain(t *testing.T) {
 	t.Parallel()
 	w := tokenWorld(t)
 	w.joined()
 	asked := len(w.controller.Enrolment.Requests())
-	w.controller.Enrolment.Drop("a")
-	w.clock.Advance(5 * time.Minute)
-	w.publish(func(z *agenttest.Zone) { z.Nodes = w.nodes[1:] })
-	w.controller.Stop()
-	w.controller.Start()
+	w.forget()
 	agenttest.Await(t, "asked again", func() bool { return len(w.controller.Enrolment.Requests()) > asked })
 	agenttest.Await(t, "bound again", func() bool { _, ok := w.controller.Enrolment.Binding("a"); return ok })
 	w.awaitApplied(w.admit().Zone.Serial)
@@ -120,11 +127,7 @@ func TestALostBindingOfAPerson(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.awaitApplied(w.admit().Zone.Serial)
-	w.controller.Enrolment.Drop("a")
-	w.clock.Advance(5 * time.Minute)
-	w.publish(func(z *agenttest.Zone) { z.Nodes = w.nodes[1:] })
-	w.controller.Stop()
-	w.controller.Start()
+	w.forget()
 	w.awaitCondition(status.EnrolmentNeeded, true, "Lost")
 	if got, err := w.control().Enrolment(t.Context(), ""); err != nil || !got.Lost {
 		t.Errorf("got %+v, %v", got, err)
@@ -172,6 +175,8 @@ func TestFromAnIdentityToGit(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.awaitApplied(w.admit().Zone.Serial)
+	w.publish(func(z *agenttest.Zone) { z.Nodes = w.nodes[1:] }) // as a controller does when a binding has run out
+	w.awaitCondition(status.NotMember, true, "")
 	w.clock.Advance(2 * time.Hour)
 	w.awaitCondition(status.EnrolmentExpired, true, "")
 	w.awaitCondition(status.Ready, false, status.EnrolmentExpired)

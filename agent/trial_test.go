@@ -247,15 +247,18 @@ func TestAProbeThatCannotLookCondemnsNothing(t *testing.T) {
 		engine = &blinded{Engine: e}
 		return engine, err
 	}
-	w.network.NextRoot(grant("192.168.7.0/24"))
 	w.publish(nil)
 	w.start()
 	w.awaitApplied(1)
+	w.restart(shortProbe)
 	b := reconciler.Key(w.nodes[1].PublicKey)
 	w.host.Handshake(testIface, b, w.clock.Now(), netip.MustParseAddrPort("192.0.2.9:9"))
 	agenttest.Await(t, "b is known to be alive", func() bool { return len(w.agent.zones[0].standing.alive()) == 1 })
 	engine.blind.Store(true)
-	w.publish(routed("192.168.7.0/24"))
+	w.publish(func(z *agenttest.Zone) { // what touches b's session and not the way to the controller, which is not asked then
+		z.Nodes = slices.Clone(z.Nodes)
+		z.Nodes[1].Addresses = append(slices.Clone(z.Nodes[1].Addresses), netip.MustParseAddr("10.1.0.99"))
+	})
 	got := w.awaitCondition(status.ApplyFailed, true, "HostRefused")
 	if !strings.Contains(got.Message, errBlind.Error()) {
 		t.Errorf("the message hides the cause: %s", got.Message)
