@@ -229,7 +229,7 @@ func (c *Controller) root(w http.ResponseWriter, r *http.Request, g *Generation)
 
 func (c *Controller) view(w http.ResponseWriter, r *http.Request, g *Generation) {
 	v, ok := g.Views[r.PathValue("node")]
-	if !ok {
+	if !ok || r.URL.Query().Get(protocol.QueryManifest) != g.Digest.String() { // a view proves another manifest too, if nothing differs
 		notFound(w)
 		return
 	}
