@@ -95,16 +95,17 @@ func TestRollBackThatFailsAfterAProbe(t *testing.T) {
 	w.restart(shortProbe)
 	agenttest.Await(t, "connected", func() bool { return w.zoneStatus().Controller.Connected })
 	before := w.snapshot()
-	var broken atomic.Bool
 	w.controller.Override("timestamp", func(http.ResponseWriter, *http.Request) bool {
-		if !broken.Load() && strings.Contains(w.snapshot(), "192.168.7.0/24") {
-			broken.Store(true) // the way back fails too
-			w.host.FailWith(func(string, string) error { return errors.New("out of memory") })
-		}
-		if broken.Load() && strings.Contains(w.snapshot(), "192.168.7.0/24") {
+		if strings.Contains(w.snapshot(), "192.168.7.0/24") {
 			panic(http.ErrAbortHandler)
 		}
 		return false
+	})
+	w.host.FailWith(func(operation, _ string) error { // the way back
+		if operation == "route remove" {
+			return errors.New("out of memory")
+		}
+		return nil
 	})
 	w.publish(routed("192.168.7.0/24"))
 	w.awaitCondition(status.ApplyFailed, true, rollbackFailed)
