@@ -173,9 +173,7 @@ func (c *Controller) Run(ctx context.Context) (err error) {
 	var follow sync.WaitGroup
 	if c.opts.Path != "" {
 		follow.Go(func() {
-			if err := config.Watch(ctx, c.opts.Path, c.cfg, c.log, func(next *config.Config) { c.reload(loops, next) }); err != nil {
-				c.log.Error("the configuration is not followed", "error", err)
-			}
+			config.Watch(ctx, c.opts.Path, c.cfg, c.log, func(next *config.Config) { c.reload(loops, next) })
 		})
 	}
 	select {
@@ -300,11 +298,8 @@ func (c *Controller) stopAll() {
 
 // reload takes over what can change while running.
 func (c *Controller) reload(ctx context.Context, next *config.Config) {
-	old := c.cfg
-	fixed := *next
-	fixed.PublicHosts, fixed.Networks, fixed.Log.Level = old.PublicHosts, old.Networks, old.Log.Level
-	fixed.TLS.CertFile, fixed.TLS.KeyFile = old.TLS.CertFile, old.TLS.KeyFile
-	if !reflect.DeepEqual(fixed, *old) {
+	updated, all := c.cfg.Reload(next)
+	if !all {
 		c.log.Warn("some changes of the configuration take effect after a restart only: all but publicHosts, networks, log.level and the TLS files")
 	}
 	c.server.SetHosts(next.PublicHosts)
@@ -313,10 +308,7 @@ func (c *Controller) reload(ctx context.Context, next *config.Config) {
 		c.log.Error("certificate not reloaded, the old one stays", "error", err)
 	}
 	count := c.reconcile(ctx, next.Networks)
-	updated := *old
-	updated.PublicHosts, updated.Networks, updated.Log.Level = next.PublicHosts, next.Networks, next.Log.Level
-	updated.TLS.CertFile, updated.TLS.KeyFile = next.TLS.CertFile, next.TLS.KeyFile
-	c.cfg = &updated
+	c.cfg = updated
 	c.log.Info("configuration reloaded", "networks", count)
 }
 

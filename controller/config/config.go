@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"time"
 
@@ -34,6 +35,18 @@ type Config struct {
 	// Networks are the networks to serve, one or many. Reloadable: networks come and go, and one that changed starts anew
 	// while the others keep running.
 	Networks []Network `yaml:"networks" apex:"items=1-256"`
+
+	// loaded is the digest, of the file and of those that it names, from which Watch tells later changes.
+	loaded digest
+}
+
+// Reload gives c with what next changes of the fields that are reloadable, and whether that is all that next changes.
+func (c *Config) Reload(next *Config) (_ *Config, all bool) {
+	now := *c
+	now.PublicHosts, now.Networks, now.Log.Level = next.PublicHosts, next.Networks, next.Log.Level
+	now.TLS.CertFile, now.TLS.KeyFile = next.TLS.CertFile, next.TLS.KeyFile
+	now.loaded = next.loaded
+	return &now, reflect.DeepEqual(now, *next)
 }
 
 // Listen says where the controller answers. Not reloadable.
@@ -195,6 +208,7 @@ func Load(path string) (*Config, error) {
 	if c == nil {
 		return nil, problems.Err()
 	}
+	c.loaded = c.sum(path, data, nil)
 	return c, nil
 }
 

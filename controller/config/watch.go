@@ -37,37 +37,42 @@ func (c *Config) Files() []string {
 }
 
 // Watch calls use with each new valid configuration until ctx ends: when the file at path, or one that it names, has other
-// content than before. A file that does not parse is logged and changes nothing. Folders are watched, not files, because
-// files are replaced; and digests are compared, because notifications come too often and, rarely, not at all.
-func Watch(ctx context.Context, path string, current *Config, log *slog.Logger, use func(*Config)) error {
-	w, err := fsnotify.NewWatcher()
-	if err != nil {
-		return fmt.Errorf("watch configuration: %w", err)
+// content than when current, which is from Load, was loaded. A file that does not parse is logged and changes nothing. Folders
+// are watched, not files, because files are replaced; and digests are compared, because notifications come too often and,
+// rarely, not at all: where the system gives none (it allows a user 128 watchers), it looks once a minute.
+func Watch(ctx context.Context, path string, current *Config, log *slog.Logger, use func(*Config)) {
+	watchWith(ctx, fsnotify.NewWatcher, path, current, log, use)
+}
+
+func watchWith(ctx context.Context, watcher func() (*fsnotify.Watcher, error), path string, current *Config, log *slog.Logger, use func(*Config)) {
+	f := &follower{path: path, current: current, folders: map[string]bool{}, log: log}
+	var events chan fsnotify.Event // nil, from which nothing comes, without a watcher
+	var errs chan error
+	if w, err := watcher(); err != nil {
+		log.Warn("the system does not tell of changes of the configuration, looking once a minute", "error", err)
+	} else {
+		defer w.Close()
+		f.watcher, events, errs = w, w.Events, w.Errors
 	}
-	defer w.Close()
-	follower := &follower{path: path, current: current, watcher: w, folders: map[string]bool{}, log: log}
-	follower.follow()
-	known := follower.digest()
-	quiet := time.NewTimer(debounce)
-	quiet.Stop()
+	f.follow()
+	known := current.loaded
+	quiet := time.NewTimer(0) // what changed since it was loaded
+	defer quiet.Stop()
 	slow := time.NewTicker(recheck)
 	defer slow.Stop()
 	for {
 		select {
 		case <-ctx.Done():
-			return nil
-		case _, ok := <-w.Events:
-			if !ok {
-				return nil
-			}
+			return
+		case <-events:
 			quiet.Reset(debounce)
 			continue
-		case err := <-w.Errors: // an overflow lost events
+		case err := <-errs: // an overflow lost events
 			log.Warn("watch configuration", "error", err)
 		case <-quiet.C:
 		case <-slow.C:
 		}
-		now := follower.digest()
+		now := f.digest()
 		if now == known {
 			continue
 		}
@@ -77,9 +82,9 @@ func Watch(ctx context.Context, path string, current *Config, log *slog.Logger, 
 			log.Error("configuration not reloaded", "file", path, "error", err)
 			continue
 		}
-		follower.current = next
-		follower.follow()
-		known = follower.digest()
+		f.current, known = next, next.loaded
+		f.follow()
+		quiet.Reset(debounce) // what changed in a folder that was not watched yet
 		use(next)
 	}
 }
@@ -87,13 +92,16 @@ func Watch(ctx context.Context, path string, current *Config, log *slog.Logger, 
 type follower struct {
 	path    string
 	current *Config
-	watcher *fsnotify.Watcher
+	watcher *fsnotify.Watcher // nil: none
 	folders map[string]bool
 	log     *slog.Logger
 }
 
 // follow watches the folders of all files.
 func (f *follower) follow() {
+	if f.watcher == nil {
+		return
+	}
 	for _, file := range append(f.current.Files(), f.path) {
 		dir := filepath.Dir(file)
 		if f.folders[dir] {
@@ -107,13 +115,25 @@ func (f *follower) follow() {
 	}
 }
 
-// digest sums the content of all files; one that cannot be read counts as its error.
-func (f *follower) digest() [sha256.Size]byte {
+// digest sums the files as they are now.
+func (f *follower) digest() digest {
+	data, err := os.ReadFile(f.path)
+	return f.current.sum(f.path, data, err)
+}
+
+// digest is of the content of all files.
+type digest [sha256.Size]byte
+
+// sum is the digest where the file at path, of c, was read as data and err. A file that cannot be read counts as its error.
+func (c *Config) sum(path string, data []byte, err error) digest {
 	h := sha256.New()
-	for _, file := range append(f.current.Files(), f.path) {
-		data, err := os.ReadFile(file)
-		sum := sha256.Sum256(data)
-		fmt.Fprintf(h, "%s %x %v\n", file, sum, err)
+	add := func(file string, data []byte, err error) {
+		fmt.Fprintf(h, "%s %x %v\n", file, sha256.Sum256(data), err)
 	}
-	return [sha256.Size]byte(h.Sum(nil))
+	add(path, data, err)
+	for _, file := range c.Files() {
+		data, err := os.ReadFile(file)
+		add(file, data, err)
+	}
+	return digest(h.Sum(nil))
 }
