@@ -393,9 +393,10 @@ func (l *Lease) setHeld(h *hold) {
 	l.held = h
 }
 
-// release says that nobody leads, so that another replica can begin at once.
+// release says that nobody leads, so that another replica can begin at once. It takes as long as it would to step down: after
+// that the others begin soon anyway.
 func (l *Lease) release(ctx context.Context, h *hold) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), l.times.Renew)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), l.times.StepDown)
 	defer cancel()
 	last := *h
 	last.record = record{Term: h.record.Term}

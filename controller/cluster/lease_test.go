@@ -24,7 +24,8 @@ func times() cluster.Times {
 // shaky is a bucket that can be cut off from one of its users.
 type shaky struct {
 	store.Bucket
-	cut atomic.Bool
+	cut  atomic.Bool
+	slow atomic.Int64 // how long each write takes
 }
 
 var errCut = errors.New("cut off")
@@ -33,7 +34,22 @@ func (s *shaky) Update(ctx context.Context, key string, value []byte, revision u
 	if s.cut.Load() {
 		return 0, errCut
 	}
+	if err := pause(ctx, time.Duration(s.slow.Load())); err != nil {
+		return 0, err
+	}
 	return s.Bucket.Update(ctx, key, value, revision)
+}
+
+func pause(ctx context.Context, d time.Duration) error {
+	if d == 0 {
+		return nil
+	}
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(d):
+		return nil
+	}
 }
 
 // candidate is a replica that competes.
@@ -242,6 +258,24 @@ func TestLeaseSurvivesAWriteOfUnknownOutcome(t *testing.T) {
 		}
 		c.bucket.cut.Store(false)
 		f.leader()
+		f.check()
+	})
+}
+
+// A store that takes its time is told all the same that nobody leads any more.
+func TestLeaseIsGivenBackToASlowStore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newField(t, store.NewMemory(time.Now))
+		c := f.enter(0)
+		f.leader()
+		other := f.enter(1)
+		c.bucket.slow.Store(int64(3 * times().Renew))
+		c.stop()
+		synctest.Wait()
+		if who, ok := other.lease.Leader(); ok && who.Name == "r0" {
+			t.Error("the others wait until the lease has run out")
+		}
+		f.leader(0)
 		f.check()
 	})
 }
