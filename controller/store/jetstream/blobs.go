@@ -8,49 +8,40 @@ import (
 	"io"
 	"time"
 
-	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/apex-network/apex/controller/store"
 )
 
+// Names of JetStream's object store convention.
+const (
+	blobStreamPrefix  = "OBJ_"
+	blobSubjectPrefix = "$O."
+)
+
 // Blobs implements store.Store with JetStream's object store, which cuts blobs into messages and checks a digest of the whole.
+// As with Bucket, its stream is not answered for by the nearest copy: what was put is there for who looks next.
 func (s *Store) Blobs(ctx context.Context, cfg store.BucketConfig) (store.Blobs, error) {
-	os, err := s.js.CreateOrUpdateObjectStore(ctx, jetstream.ObjectStoreConfig{
-		Bucket: cfg.Name, Description: cfg.Description, MaxBytes: unbounded(cfg.MaxBytes), Storage: jetstream.FileStorage,
-		Replicas: s.replicas, Metadata: map[string]string{ours: "1"},
+	_, err := s.js.CreateOrUpdateStream(ctx, jetstream.StreamConfig{
+		Name: blobStreamPrefix + cfg.Name, Description: cfg.Description,
+		Subjects: []string{blobSubjectPrefix + cfg.Name + ".C.>", blobSubjectPrefix + cfg.Name + ".M.>"},
+		MaxBytes: unbounded(cfg.MaxBytes), Storage: jetstream.FileStorage, Replicas: s.replicas,
+		Discard: jetstream.DiscardNew, AllowRollup: true, Metadata: map[string]string{ours: "1"},
 	})
-	if err == nil {
-		err = answers(ctx, os)
-	}
 	if err != nil {
 		return nil, fmt.Errorf("blobs %s: %w", cfg.Name, err)
 	}
-	return &blobs{name: cfg.Name, os: os}, nil
-}
-
-// answers waits until a copy of the object store answers: for a moment after it was made in a cluster, none does.
-func answers(ctx context.Context, os jetstream.ObjectStore) error {
-	ctx, cancel := context.WithTimeout(ctx, startTimeout)
-	defer cancel()
-	again := time.NewTicker(20 * time.Millisecond)
-	defer again.Stop()
-	for {
-		_, err := os.GetInfo(ctx, "nothing")
-		if !errors.Is(err, nats.ErrNoResponders) {
-			return nil // what else is wrong shows when it is used
-		}
-		select {
-		case <-ctx.Done():
-			return err
-		case <-again.C:
-		}
+	os, err := s.js.ObjectStore(ctx, cfg.Name)
+	if err != nil {
+		return nil, fmt.Errorf("blobs %s: %w", cfg.Name, err)
 	}
+	return &blobs{name: cfg.Name, os: os, timeout: s.timeout}, nil
 }
 
 type blobs struct {
-	name string
-	os   jetstream.ObjectStore
+	name    string
+	os      jetstream.ObjectStore
+	timeout time.Duration
 }
 
 func (b *blobs) fail(name string, err error) error {
@@ -71,13 +62,42 @@ func (b *blobs) Put(ctx context.Context, name string, data []byte) error {
 	return b.fail(name, err)
 }
 
-func (b *blobs) Get(ctx context.Context, name string, limit int) (_ []byte, err error) {
+// errBehind says that a copy of the store does not have the whole of a blob yet.
+var errBehind = errors.New("the copy that was read is behind")
+
+// Get reads what the blob consists of from the leader, but its messages from a copy that the servers choose. One that is behind
+// ends where it is, and is read again: it has all in a moment.
+func (b *blobs) Get(ctx context.Context, name string, limit int) ([]byte, error) {
+	enough := time.Now().Add(b.timeout)
+	for {
+		data, err := b.read(ctx, name, limit)
+		if !errors.Is(err, errBehind) || time.Now().After(enough) {
+			return data, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, err
+		case <-time.After(againBehind):
+		}
+	}
+}
+
+const againBehind = 20 * time.Millisecond
+
+func (b *blobs) read(ctx context.Context, name string, limit int) (_ []byte, err error) {
 	r, err := b.os.Get(ctx, name)
 	if err != nil {
 		return nil, b.fail(name, err)
 	}
 	defer func() { err = errors.Join(err, b.fail(name, r.Close())) }()
+	info, err := r.Info() // after a failed read it gives that failure
+	if err != nil {
+		return nil, b.fail(name, err)
+	}
 	data, err := io.ReadAll(io.LimitReader(r, int64(limit)+1))
+	if errors.Is(err, jetstream.ErrDigestMismatch) && uint64(len(data)) < info.Size {
+		err = fmt.Errorf("%w: %d of %d bytes", errBehind, len(data), info.Size)
+	}
 	if err != nil {
 		return nil, b.fail(name, err)
 	}

@@ -61,13 +61,24 @@ func window(ttl time.Duration) time.Duration {
 	return time.Minute
 }
 
-// Buckets implements store.Store.
+// Buckets implements store.Store. It asks for the names first and then for each: a list of streams leaves out, without a word,
+// those whose leader did not answer in time.
 func (s *Store) Buckets(ctx context.Context) ([]store.BucketConfig, error) {
 	var out []store.BucketConfig
-	list := s.js.ListStreams(ctx, jetstream.WithStreamListSubject(subjectPrefix+">"))
-	for info := range list.Info() {
-		name, ok := strings.CutPrefix(info.Config.Name, streamPrefix)
-		if c := info.Config; ok && (c.Metadata[ours] != "" || s.embedded != nil) {
+	list := s.js.StreamNames(ctx, jetstream.WithStreamListSubject(subjectPrefix+">"))
+	for stream := range list.Name() {
+		name, ok := strings.CutPrefix(stream, streamPrefix)
+		if !ok {
+			continue
+		}
+		info, err := s.js.Stream(ctx, stream)
+		if errors.Is(err, jetstream.ErrStreamNotFound) {
+			continue // it went meanwhile
+		}
+		if err != nil {
+			return nil, fmt.Errorf("bucket %s: %w", name, err)
+		}
+		if c := info.CachedInfo().Config; c.Metadata[ours] != "" || s.embedded != nil {
 			out = append(out, store.BucketConfig{
 				Name: name, Description: c.Description, TTL: c.MaxAge, MaxBytes: max(c.MaxBytes, 0), MaxValueBytes: max(c.MaxMsgSize, 0),
 			})
@@ -122,19 +133,15 @@ func (b *bucket) GetRevision(ctx context.Context, key string) ([]byte, uint64, e
 	return e.Value(), e.Revision(), nil
 }
 
-// writeLimit bounds one write. A stream whose servers have lost their leader, as after a restart of all of them, does not answer
-// at all, and a request that has minutes would wait for minutes.
-const writeLimit = 5 * time.Second
-
 func (b *bucket) Put(ctx context.Context, key string, value []byte) error {
-	ctx, cancel := context.WithTimeout(ctx, writeLimit)
+	ctx, cancel := context.WithTimeout(ctx, b.store.timeout)
 	defer cancel()
 	_, err := b.kv.Put(ctx, key, value)
 	return b.fail(key, err)
 }
 
 func (b *bucket) Create(ctx context.Context, key string, value []byte) error {
-	ctx, cancel := context.WithTimeout(ctx, writeLimit)
+	ctx, cancel := context.WithTimeout(ctx, b.store.timeout)
 	defer cancel()
 	_, err := b.kv.Create(ctx, key, value)
 	if mismatch(err) {
@@ -144,7 +151,7 @@ func (b *bucket) Create(ctx context.Context, key string, value []byte) error {
 }
 
 func (b *bucket) Update(ctx context.Context, key string, value []byte, revision uint64) (uint64, error) {
-	ctx, cancel := context.WithTimeout(ctx, writeLimit)
+	ctx, cancel := context.WithTimeout(ctx, b.store.timeout)
 	defer cancel()
 	var next uint64
 	var err error
@@ -160,6 +167,8 @@ func (b *bucket) Update(ctx context.Context, key string, value []byte, revision 
 }
 
 func (b *bucket) Delete(ctx context.Context, key string) error {
+	ctx, cancel := context.WithTimeout(ctx, b.store.timeout)
+	defer cancel()
 	err := b.kv.Purge(ctx, key, b.purge()...)
 	if errors.Is(err, jetstream.ErrKeyNotFound) {
 		return nil
@@ -168,6 +177,8 @@ func (b *bucket) Delete(ctx context.Context, key string) error {
 }
 
 func (b *bucket) Remove(ctx context.Context, key string, revision uint64) error {
+	ctx, cancel := context.WithTimeout(ctx, b.store.timeout)
+	defer cancel()
 	return b.fail(key, b.kv.Purge(ctx, key, b.purge(jetstream.LastRevision(revision))...))
 }
 
@@ -271,6 +282,9 @@ func (b *bucket) follow(ctx context.Context, prefix string, until <-chan struct{
 			return errReconnected
 		case e, ok := <-w.Updates():
 			if !ok {
+				if err := ctx.Err(); err != nil { // the end of ctx closes the channel too
+					return b.fail(prefix, err)
+				}
 				return b.fail(prefix, store.ErrWatchEnded)
 			}
 			c := store.Change{}

@@ -3,6 +3,7 @@
 package jetstream
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -22,8 +23,13 @@ import (
 // first.
 const SyncInterval = time.Second
 
-// startTimeout bounds the start of the embedded server and the first connection to an external one.
-const startTimeout = 10 * time.Second
+const (
+	// startTimeout bounds the start of the embedded server and the first connection to an external one.
+	startTimeout = 10 * time.Second
+	// requestTimeout bounds one write, and one read whose caller says no end. A stream whose servers have lost their leader, as
+	// after a restart of all of them, does not answer at all, and a request that has minutes would wait for minutes.
+	requestTimeout = 5 * time.Second
+)
 
 // Store is a store.Store in JetStream.
 type Store struct {
@@ -31,6 +37,7 @@ type Store struct {
 	conn     *nats.Conn
 	js       jetstream.JetStream
 	replicas int
+	timeout  time.Duration // of one request
 
 	mu          sync.Mutex
 	reconnected chan struct{} // closed at the next reconnect
@@ -44,14 +51,17 @@ type Options struct {
 	Dir             string
 	// Replicas per bucket on an external cluster; 0 means 1.
 	Replicas int
-	Logger   *slog.Logger
+	// Timeout bounds one request. Default 5s; tests, whose servers get little of the processor, wait longer.
+	Timeout time.Duration
+	Logger  *slog.Logger
 }
 
 // Open starts or reaches JetStream. The embedded server listens nowhere: it is reached through memory.
 func Open(ctx context.Context, o Options) (*Store, error) {
-	s := &Store{replicas: max(o.Replicas, 1), reconnected: make(chan struct{})}
+	s := &Store{replicas: max(o.Replicas, 1), timeout: cmp.Or(o.Timeout, requestTimeout), reconnected: make(chan struct{})}
+	starting := max(startTimeout, s.timeout)
 	opts := []nats.Option{
-		nats.Name("apex-controller"), nats.MaxReconnects(-1), nats.ReconnectWait(time.Second), nats.Timeout(startTimeout),
+		nats.Name("apex-controller"), nats.MaxReconnects(-1), nats.ReconnectWait(time.Second), nats.Timeout(starting),
 		// A write that cannot be sent fails at once: sent later, it would come as a surprise.
 		nats.ReconnectBufSize(-1),
 		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { o.Logger.Warn("jetstream", "error", err) }),
@@ -67,7 +77,7 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	}
 	url := o.URL
 	if url == "" {
-		if err := s.startEmbedded(o); err != nil {
+		if err := s.startEmbedded(o, starting); err != nil {
 			return nil, err
 		}
 		opts = append(opts, nats.InProcessServer(s.embedded))
@@ -80,7 +90,7 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	return s, nil
 }
 
-func (s *Store) startEmbedded(o Options) error {
+func (s *Store) startEmbedded(o Options, limit time.Duration) error {
 	if err := os.MkdirAll(o.Dir, 0o700); err != nil {
 		return fmt.Errorf("jetstream folder: %w", err)
 	}
@@ -94,9 +104,9 @@ func (s *Store) startEmbedded(o Options) error {
 	}
 	s.embedded = srv
 	srv.Start()
-	if !srv.ReadyForConnections(startTimeout) {
+	if !srv.ReadyForConnections(limit) {
 		srv.Shutdown()
-		return fmt.Errorf("embedded jetstream in %s is not ready after %s: is another controller using the folder, or the disk full?", o.Dir, startTimeout)
+		return fmt.Errorf("embedded jetstream in %s is not ready after %s: is another controller using the folder, or the disk full?", o.Dir, limit)
 	}
 	return nil
 }
@@ -107,7 +117,7 @@ func (s *Store) connect(ctx context.Context, url string, opts []nats.Option) err
 		return fmt.Errorf("connect to jetstream at %q: %w", url, err)
 	}
 	s.conn = conn
-	if s.js, err = jetstream.New(conn); err != nil {
+	if s.js, err = jetstream.New(conn, jetstream.WithDefaultTimeout(s.timeout)); err != nil {
 		return fmt.Errorf("jetstream: %w", err)
 	}
 	if _, err := s.js.AccountInfo(ctx); err != nil {
