@@ -3,10 +3,12 @@ package controller
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/apex-network/apex/controller/config"
 	"github.com/apex-network/apex/controller/enrol"
+	"github.com/apex-network/apex/controller/publish"
 	"github.com/apex-network/apex/internal/keyfile"
 	"github.com/apex-network/apex/signer"
 )
@@ -31,7 +33,7 @@ func (c *Controller) openEnrolment(ctx context.Context, n *network, cfg config.N
 	}
 	limits := cfg.Enrolment
 	o := enrol.Options{
-		Network: cfg.Name, Buckets: buckets, Keys: keys, Verifier: n.verifier, Published: n.admitting,
+		Network: cfg.Name, Buckets: buckets, Keys: keys, Verifier: n.verifier, Published: n.admitting, Resumes: n.serves,
 		Limits: enrol.Limits{PerIssuer: limits.PerIssuer, PerSubject: limits.PerSubject,
 			PerAddress: limits.PerAddress},
 		EphemeralGrace: time.Duration(limits.EphemeralGrace),
@@ -59,4 +61,12 @@ func (n *network) admitting() *enrol.Published {
 		return nil
 	}
 	return &enrol.Published{Commit: a.frontier.Commit, Repo: a.loaded.Repo, Root: a.root}
+}
+
+// serves says whether agents get a generation from this controller.
+func (n *network) serves() bool {
+	return slices.ContainsFunc(n.publisher.Zones(), func(z *publish.Zone) bool {
+		current, _ := z.Snapshot()
+		return current != nil
+	})
 }

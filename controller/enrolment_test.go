@@ -3,6 +3,7 @@ package controller_test
 import (
 	"crypto/ecdh"
 	"crypto/rand"
+	"encoding/json"
 	"fmt"
 	"net/http"
 	"net/netip"
@@ -335,4 +336,36 @@ func (j *joining) own() *enrol.Published {
 		j.t.Fatal(err)
 	}
 	return &enrol.Published{Commit: j.repo.Head(), Repo: repo, Root: root}
+}
+
+// Whoever takes over serves what is published before it has compiled it, and enrols only after.
+func TestWhoStartsSaysThatItIsNotReadyToEnrolYet(t *testing.T) {
+	j := newJoinable(t)
+	ask := func(words string) {
+		t.Helper()
+		resp, data := j.do(call{path: protocol.EnrolmentPath(j.name)})
+		var p protocol.Problem
+		if err := json.Unmarshal(data, &p); err != nil || resp.StatusCode != http.StatusServiceUnavailable ||
+			p.Code != protocol.CodeNotReady || !strings.Contains(p.Detail, words) || resp.Header.Get("Retry-After") == "" {
+			t.Errorf("%d %s, want %q: %v", resp.StatusCode, data, words, err)
+		}
+	}
+	hide := func(from, to string) {
+		t.Helper()
+		if err := os.Rename(from, to); err != nil {
+			t.Fatal(err)
+		}
+	}
+	hidden := j.bare + ".hidden" // so that nothing is compiled
+	hide(j.bare, hidden)
+	j.start()
+	ask("no published commit")
+	j.stop()
+	hide(hidden, j.bare)
+	j.start()
+	j.published("prod", j.repo.Head())
+	j.stop()
+	hide(j.bare, hidden)
+	j.start()
+	ask("compiling the published commit")
 }

@@ -70,7 +70,7 @@ func (s *Service) enrol(ctx context.Context, from netip.Addr, proof *protocol.To
 	req protocol.EnrolRequest) (protocol.EnrolResult, error) {
 	a := &attempt{now: s.opts.Now(), pub: s.opts.Published(), req: req, proof: proof, key: nodeKey{req.Zone, req.Node}}
 	if a.pub == nil {
-		return protocol.EnrolResult{}, notReady()
+		return protocol.EnrolResult{}, s.notReady()
 	}
 	h := s.bindings.get(a.key)
 	proven := h != nil && !s.ended(a, h) && h.holds(req.PublicKey, req.IdentityKey)

@@ -362,7 +362,7 @@ func (s *Service) loadWaiting(ctx context.Context, zone, id string) (r waitingRe
 func (s *Service) Decide(ctx context.Context, req protocol.SignedRequest) error {
 	pub := s.opts.Published()
 	if pub == nil {
-		return notReady()
+		return s.notReady()
 	}
 	signed, err := protocol.Encode(req)
 	if err != nil {

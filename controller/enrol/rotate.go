@@ -32,7 +32,7 @@ func (s *Service) Rotate(ctx context.Context, from netip.Addr, zone, node string
 	verify Verify) (protocol.EnrolResult, error) {
 	pub, now := s.opts.Published(), s.opts.Now()
 	if pub == nil {
-		return protocol.EnrolResult{}, notReady()
+		return protocol.EnrolResult{}, s.notReady()
 	}
 	key := nodeKey{zone, node}
 	h := s.bindings.get(key)

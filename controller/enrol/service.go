@@ -36,7 +36,10 @@ type Options struct {
 	Verifier tokens.Verifier
 	// Published gives the commit that counts now; nil before there is one.
 	Published func() *Published
-	Limits    Limits
+	// Resumes says, while Published gives nil, whether agents are served a commit all the same: this controller has just started,
+	// or taken over from another, and has not compiled it yet. Default: no.
+	Resumes func() bool
+	Limits  Limits
 	// EphemeralGrace is how long an ephemeral node may be away. Default 30s.
 	EphemeralGrace time.Duration
 	// Replica names this controller among those that share the store. Default "one".
@@ -96,6 +99,9 @@ func Open(ctx context.Context, o Options) (*Service, error) {
 	if o.Leads == nil {
 		o.Leads = func() bool { return true }
 	}
+	if o.Resumes == nil {
+		o.Resumes = func() bool { return false }
+	}
 	if o.Changed == nil {
 		o.Changed = func() {}
 	}
@@ -147,7 +153,7 @@ func newChallenge(k signer.PrivateKey) (c challenge, err error) {
 func (s *Service) Info() (protocol.EnrolmentInfo, error) {
 	pub := s.opts.Published()
 	if pub == nil {
-		return protocol.EnrolmentInfo{}, notReady()
+		return protocol.EnrolmentInfo{}, s.notReady()
 	}
 	info := protocol.EnrolmentInfo{
 		Network: s.opts.Network, Time: s.opts.Now().UTC(), Challenge: s.challenges[0].public, Issuers: []protocol.IssuerInfo{},
@@ -262,9 +268,13 @@ func envelopeOf(r protocol.BindingRecord) (*signer.Envelope, error) {
 	return signer.ParseEnvelope(r.Envelope, binding.MaxEnvelopeBytes)
 }
 
-func notReady() error {
-	p := protocol.NewProblem(http.StatusServiceUnavailable, protocol.CodeNotReady,
-		"the network has no published commit yet")
+// notReady is the answer while there are no rules to judge by.
+func (s *Service) notReady() error {
+	why := "the network has no published commit yet"
+	if s.opts.Resumes() {
+		why = "this controller has just started or taken over, and is compiling the published commit: ask again"
+	}
+	p := protocol.NewProblem(http.StatusServiceUnavailable, protocol.CodeNotReady, why)
 	p.RetryAfter = 5
 	return p
 }
