@@ -240,7 +240,7 @@ func TestSilentSSH(t *testing.T) {
 	known := filepath.Join(env.Home(), "known_hosts")
 	env.WriteFile(known, "")
 	s := open(t, t.TempDir(), gitsource.Remote{URL: "ssh://git@" + listener.Addr().String() + "/x", SSHKeyFile: env.SSHKey("k").File, SSHKnownHostsFile: known},
-		gitsource.Options{Limits: gitsource.Limits{IdleTimeout: 100 * time.Millisecond, FetchTimeout: 5 * time.Second}})
+		gitsource.Options{Limits: gitsource.Limits{IdleTimeout: 100 * time.Millisecond, FetchTimeout: 5 * time.Minute}})
 	if _, err := s.Fetch(context.Background()); !errors.Is(err, gitsource.ErrRemote) || !strings.Contains(err.Error(), "silent") {
 		t.Errorf("got %v", err)
 	}
