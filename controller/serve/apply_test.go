@@ -62,7 +62,7 @@ type ci struct {
 
 func newCI(t *testing.T) *ci {
 	t.Helper()
-	f := newFixture(t, 0)
+	f := newFixture(t)
 	c := &ci{fixture: f, loop: &appliers{}, now: time.Now(), clock: &sync.Mutex{}}
 	c.idp = &tokens.Memory{}
 	c.setRoot(t, signer.ApplierIdentity{

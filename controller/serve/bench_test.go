@@ -94,7 +94,7 @@ func BenchmarkFanOut(b *testing.B) {
 		for _, change := range []string{"policyLine", "onePeer", "noEffect"} {
 			b.Run(bc.name+"/"+change, func(b *testing.B) {
 				const n = 1000
-				f := newFixture(b, 0)
+				f := newFixture(b)
 				docs := f.nodes(n, bc.groups)
 				docs["policy.yaml"] = rules("", bc.pairs...)
 				f.publish(docs)
@@ -148,7 +148,7 @@ func ring(n int) (pairs [][2]string) {
 // BenchmarkStorm is n agents that connect at once, with nothing and with everything in hand, without TLS.
 func BenchmarkStorm(b *testing.B) {
 	const n = 1000
-	f := newFixture(b, 0)
+	f := newFixture(b)
 	docs := f.nodes(n, 1)
 	docs["policy.yaml"] = rules("", [2]string{"", ""})
 	f.publish(docs)
@@ -210,7 +210,7 @@ func BenchmarkStorm(b *testing.B) {
 func BenchmarkMemory(b *testing.B) {
 	const n = 1000
 	for range b.N {
-		f := newFixture(b, 0)
+		f := newFixture(b)
 		docs := f.nodes(n, 1)
 		docs["policy.yaml"] = rules("", [2]string{"", ""})
 		f.publish(docs)

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -44,7 +45,17 @@ func (control) Poke()                               {}
 func (control) Apply(context.Context, string) error { return nil }
 func (control) Describe(*protocol.FleetStatus)      {}
 
-func newFixture(tb testing.TB, writeTimeout time.Duration) *fixture {
+func newFixture(tb testing.TB) *fixture {
+	tb.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return fixtureOver(tb, l, 0)
+}
+
+// fixtureOver serves what l accepts; a writeTimeout of 0 is the default.
+func fixtureOver(tb testing.TB, l net.Listener, writeTimeout time.Duration) *fixture {
 	tb.Helper()
 	f := &fixture{tb: tb, ids: map[string]signer.PrivateKey{}, compiler: compile.NewIncremental(), done: make(chan struct{})}
 	var err error
@@ -85,15 +96,8 @@ func newFixture(tb testing.TB, writeTimeout time.Duration) *fixture {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		tb.Fatal(err)
-	}
 	f.addr = l.Addr().String()
 	hs := &http.Server{Handler: f.server.Handler()}
-	if writeTimeout > 0 {
-		l = tight{l}
-	}
 	go func() { _ = hs.Serve(l) }()
 	tb.Cleanup(func() { f.server.Close(); _ = hs.Close() })
 	return f
@@ -206,13 +210,33 @@ func replacePort(doc string, port int) string {
 	return strings.Replace(doc, ":51820", fmt.Sprintf(":%d", port), 1)
 }
 
-// tight gives connections small kernel buffers, so that a client which does not read is noticed soon.
-type tight struct{ net.Listener }
-
-func (l tight) Accept() (net.Conn, error) {
-	conn, err := l.Listener.Accept()
-	if err == nil {
-		err = conn.(*net.TCPConn).SetWriteBuffer(8 << 10)
-	}
-	return conn, err
+// pipes is a listener within the process. Its connections hold nothing, so that who does not read is noticed at once.
+type pipes struct {
+	next   chan net.Conn
+	closed chan struct{}
+	close  func()
 }
+
+func newPipes() *pipes {
+	p := &pipes{next: make(chan net.Conn), closed: make(chan struct{})}
+	p.close = sync.OnceFunc(func() { close(p.closed) })
+	return p
+}
+
+func (p *pipes) dial() net.Conn {
+	here, there := net.Pipe()
+	p.next <- there
+	return here
+}
+
+func (p *pipes) Accept() (net.Conn, error) {
+	select {
+	case conn := <-p.next:
+		return conn, nil
+	case <-p.closed:
+		return nil, net.ErrClosed
+	}
+}
+
+func (p *pipes) Close() error   { p.close(); return nil }
+func (p *pipes) Addr() net.Addr { return &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 1} }

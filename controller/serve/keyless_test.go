@@ -22,7 +22,7 @@ type keyless struct {
 
 func newKeyless(t *testing.T) *keyless {
 	t.Helper()
-	k := &keyless{fixture: newFixture(t, 0), idp: idp.RunIssuer(t, idp.IssuerOptions{Algorithm: "ES256"})}
+	k := &keyless{fixture: newFixture(t), idp: idp.RunIssuer(t, idp.IssuerOptions{Algorithm: "ES256"})}
 	keys, _, err := tokens.IssuerKeys(t.Context(), tokens.Options{}, k.idp.Issuer())
 	if err != nil {
 		t.Fatal(err)

@@ -61,7 +61,7 @@ func statusBucket(t *testing.T) store.Bucket {
 
 // Members that come, report and go under one new name after the other leave nothing behind, and neither do zones.
 func TestStatusGoesWithItsNode(t *testing.T) {
-	f := newFixture(t, 0)
+	f := newFixture(t)
 	b := statusBucket(t)
 	f.keepIn(b)
 	kept := func(want ...string) {
@@ -110,7 +110,7 @@ func TestFullStatusBucketCostsTheStatusOnly(t *testing.T) {
 	if limit := serve.StatusBucket().MaxBytes; limit <= 0 || limit > 1<<30 {
 		t.Errorf("the bucket may take %d bytes of the store's 4 GiB", limit)
 	}
-	f := newFixture(t, 0)
+	f := newFixture(t)
 	f.keepIn(full{statusBucket(t)})
 	f.publish(f.nodes(1, 1))
 	if got := f.report(name(0)); got != http.StatusNoContent {

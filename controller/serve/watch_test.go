@@ -9,6 +9,7 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/apex-network/apex/internal/protocol"
@@ -32,56 +33,70 @@ func (f *fixture) dial(node, encoding, query string) (net.Conn, *http.Response) 
 	return conn, resp
 }
 
+// TestClientThatDoesNotReadIsDroppedAndHoldsUpNobody goes over pipes, which hold nothing, on a clock that moves when nobody has
+// anything to do: the client that reads is never late, and the other one always.
 func TestClientThatDoesNotReadIsDroppedAndHoldsUpNobody(t *testing.T) {
-	f := newFixture(t, 200*time.Millisecond)
-	const n = 600
-	docs := f.nodes(n, 1)
-	docs["policy.yaml"] = rules("", [2]string{"", ""})
-	f.publish(docs)
-	dead, err := net.Dial("tcp", f.addr)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer dead.Close()
-	if err := dead.(*net.TCPConn).SetReadBuffer(4 << 10); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := dead.Write(f.request(name(1), "identity", "")); err != nil {
-		t.Fatal(err)
-	}
-	_, resp := f.dial(name(0), "zstd", "")
-	r, err := protocol.NewWatchReader(resp.Body, resp.Header.Get("Content-Encoding"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer r.Close()
-	// Every peer changes in each round, so that the dead client's buffers fill. It has to be gone in the end.
-	for round := range 400 {
-		for i := range n {
-			docs[name(i)+".yaml"] = replacePort(f.node(i, 1), 2000+round)
-		}
+	synctest.Test(t, func(t *testing.T) {
+		pipes := newPipes()
+		const writeTimeout = 10 * time.Second
+		f := fixtureOver(t, pipes, writeTimeout)
+		docs := f.nodes(20, 1)
+		docs["policy.yaml"] = rules("", [2]string{"", ""})
 		f.publish(docs)
-		for {
-			m, err := r.Next()
-			if err != nil {
-				t.Fatalf("the live client, round %d: %v", round, err)
-			}
-			if m.Update != nil {
-				break
+		dead := pipes.dial()
+		defer dead.Close()
+		if _, err := dead.Write(f.request(name(1), "identity", "")); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		conn := pipes.dial()
+		defer conn.Close()
+		if _, err := conn.Write(f.request(name(0), "zstd", "")); err != nil {
+			t.Fatal(err)
+		}
+		resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r, err := protocol.NewWatchReader(resp.Body, resp.Header.Get("Content-Encoding"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer r.Close()
+		began := time.Now()
+		for round := range 5 {
+			docs[name(2)+".yaml"] = replacePort(f.node(2, 1), 2000+round)
+			f.publish(docs)
+			for {
+				m, err := r.Next()
+				if err != nil {
+					t.Fatalf("the live client, round %d: %v", round, err)
+				}
+				if m.Update != nil {
+					break
+				}
 			}
 		}
-		fleet, _ := f.server.Fleet("acme")
-		for _, e := range fleet.Zones[0].Nodes {
-			if e.Node == name(1) && !e.Connected && !e.LastSeen.IsZero() {
-				return
-			}
+		if waited := time.Since(began); waited != 0 {
+			t.Errorf("the live client waited %s for the dead one", waited)
 		}
-	}
-	t.Fatal("a client that reads nothing was never dropped")
+		connected := func() bool {
+			fleet, _ := f.server.Fleet("acme")
+			return fleet.Zones[0].Nodes[1].Connected
+		}
+		if !connected() {
+			t.Error("the dead client is gone before its time")
+		}
+		time.Sleep(writeTimeout)
+		synctest.Wait()
+		if connected() {
+			t.Error("a client that reads nothing was not dropped")
+		}
+	})
 }
 
 func TestStreamsEndWithTheNetworkAndTheServer(t *testing.T) {
-	f := newFixture(t, 0)
+	f := newFixture(t)
 	docs := f.nodes(3, 1)
 	docs["policy.yaml"] = rules("", [2]string{"", ""})
 	f.publish(docs)
@@ -93,7 +108,7 @@ func TestStreamsEndWithTheNetworkAndTheServer(t *testing.T) {
 }
 
 func TestWatchesOfOneNodeAreCapped(t *testing.T) {
-	f := newFixture(t, 0)
+	f := newFixture(t)
 	docs := f.nodes(2, 1)
 	docs["policy.yaml"] = rules("", [2]string{"", ""})
 	f.publish(docs)
@@ -114,7 +129,7 @@ func TestWatchesOfOneNodeAreCapped(t *testing.T) {
 }
 
 func TestReplaysFillNoMemory(t *testing.T) {
-	f := newFixture(t, 0)
+	f := newFixture(t)
 	docs := f.nodes(2, 1)
 	docs["policy.yaml"] = rules("", [2]string{"", ""})
 	f.publish(docs)
@@ -155,7 +170,7 @@ func (d *discard) Write(p []byte) (int, error) { return len(p), nil }
 func (d *discard) WriteHeader(status int)      { d.status = status }
 
 func TestIncrementalUpdateEqualsTheFullOne(t *testing.T) {
-	f := newFixture(t, 0)
+	f := newFixture(t)
 	docs := f.nodes(300, 3)
 	docs["policy.yaml"] = rules("", [2]string{"g0", "g1"}, [2]string{"g2", "g2"})
 	f.publish(docs)
@@ -195,7 +210,7 @@ func TestIncrementalUpdateEqualsTheFullOne(t *testing.T) {
 }
 
 func TestMemoryOfAConnectedAgent(t *testing.T) {
-	f := newFixture(t, 0)
+	f := newFixture(t)
 	docs := f.nodes(200, 1)
 	docs["policy.yaml"] = rules("", [2]string{"", ""})
 	f.publish(docs)
