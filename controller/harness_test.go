@@ -30,6 +30,9 @@ import (
 	"github.com/apex-network/apex/spec/peermap"
 )
 
+// hung is how long tests wait for what they wait for. It is only for what hangs: no good run comes near it.
+const hung = 5 * time.Minute
+
 // clock is a clock that tests turn.
 type clock struct {
 	mu  sync.Mutex
@@ -354,7 +357,7 @@ func (w *world) tryFleet() (protocol.FleetStatus, error) {
 // await polls the fleet until ok.
 func (w *world) await(what string, ok func(protocol.FleetStatus) bool) protocol.FleetStatus {
 	w.t.Helper()
-	deadline := time.Now().Add(2 * time.Minute) // only for what hangs
+	deadline := time.Now().Add(hung)
 	var f protocol.FleetStatus
 	for time.Now().Before(deadline) {
 		var err error
@@ -364,7 +367,7 @@ func (w *world) await(what string, ok func(protocol.FleetStatus) bool) protocol.
 		time.Sleep(5 * time.Millisecond)
 	}
 	text, _ := json.MarshalIndent(f, "", " ")
-	w.t.Fatalf("%s: not within two minutes; status is %s", what, text)
+	w.t.Fatalf("%s: not within %s; status is %s", what, hung, text)
 	return f
 }
 
@@ -460,7 +463,7 @@ func startAnother(t *testing.T, w *world) error {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), hung)
 	defer cancel()
 	return c.Run(ctx)
 }

@@ -312,7 +312,7 @@ func (n *network) Apply(ctx context.Context, commit string) error {
 	case <-n.done:
 		return protocol.NewProblem(http.StatusServiceUnavailable, protocol.CodeShuttingDown, "the network is being restarted")
 	case <-ended:
-		return protocol.NewProblem(http.StatusServiceUnavailable, protocol.CodeNotReady, "another replica of the controller leads now: try again")
+		return notLeading()
 	case <-ctx.Done():
 		return applyTimedOut()
 	}
@@ -322,7 +322,7 @@ func (n *network) Apply(ctx context.Context, commit string) error {
 	case <-n.done:
 		return protocol.NewProblem(http.StatusServiceUnavailable, protocol.CodeShuttingDown, "the network is being restarted")
 	case <-ended:
-		return protocol.NewProblem(http.StatusServiceUnavailable, protocol.CodeNotReady, "another replica of the controller leads now: try again")
+		return notLeading()
 	case <-ctx.Done():
 		return applyTimedOut()
 	}
@@ -345,12 +345,24 @@ func (n *network) answer(commit string, err error) error {
 	case n.head != commit:
 		return protocol.NewProblem(http.StatusConflict, protocol.CodeNotAncestor,
 			fmt.Sprintf("the branch %s is at %s: push the commit first", n.cfg.Repository.Branch, n.head))
+	case err != nil && (refusal == nil || !refusal.Final):
+		// Nothing is wrong with the commit: it is tried again, here or by the replica that leads now.
+		p := protocol.NewProblem(http.StatusServiceUnavailable, protocol.CodeNotReady, "the commit cannot be published at the moment: "+err.Error())
+		p.RetryAfter = 5
+		return p
 	case n.refused != nil:
 		return protocol.NewProblem(http.StatusUnprocessableEntity, protocol.CodeRefused, n.refused.Stage+": "+n.refused.Reason)
 	case err != nil:
 		return protocol.NewProblem(http.StatusUnprocessableEntity, protocol.CodeRefused, err.Error())
 	}
 	return nil
+}
+
+// notLeading is the answer to an apply whose leadership ended.
+func notLeading() error {
+	p := protocol.NewProblem(http.StatusServiceUnavailable, protocol.CodeNotReady, "another replica of the controller leads now: try again")
+	p.RetryAfter = 1
+	return p
 }
 
 // Describe fills in what the loop knows.

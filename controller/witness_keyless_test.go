@@ -3,8 +3,8 @@ package controller_test
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"testing"
-	"time"
 
 	"github.com/apex-network/apex/controller/gitsource"
 	"github.com/apex-network/apex/controller/tokens"
@@ -13,6 +13,21 @@ import (
 	"github.com/apex-network/apex/internal/protocol"
 	"github.com/apex-network/apex/spec"
 )
+
+// untilFailure is the log of a witness that calls end when a round has failed.
+type untilFailure struct {
+	slog.Handler
+	end func()
+}
+
+func (untilFailure) Enabled(context.Context, slog.Level) bool { return true }
+
+func (u untilFailure) Handle(_ context.Context, r slog.Record) error {
+	if r.Message == "not witnessed" {
+		u.end()
+	}
+	return nil
+}
 
 // TestWitnessWithoutAKey has a CI job as the second signer of a network: each run gets its tokens, judges and ends.
 func TestWitnessWithoutAKey(t *testing.T) {
@@ -36,12 +51,14 @@ func TestWitnessWithoutAKey(t *testing.T) {
 			return z != nil && z.Pending != nil && z.Pending.Commit == commit
 		})
 	}
-	job := func(repository string, until time.Duration) error {
-		ctx, cancel := context.WithTimeout(t.Context(), until)
+	// A job goes on after a failure until its time is over, which here is at the first.
+	job := func(repository string) error {
+		ctx, cancel := context.WithTimeout(t.Context(), hung)
 		defer cancel()
 		return witness.Run(ctx, witness.Config{
 			Network: w.name, TrustRoot: w.root.Pin(), Remote: gitsource.Remote{URL: w.bare, Branch: "main"}, Dir: t.TempDir(),
 			Controller: w.url(""), Client: w.client, Now: w.clock.Now, Once: true,
+			Logger: slog.New(untilFailure{slog.DiscardHandler, cancel}),
 			Identity: &witness.Identity{Name: "ci", Token: func(_ context.Context, audience string) (string, error) {
 				return issuer.Mint(issuer.Claims(audience, "repo:"+repository, w.clock.Now()).With("repository_id", repository)), nil
 			}},
@@ -49,13 +66,13 @@ func TestWitnessWithoutAKey(t *testing.T) {
 	}
 	waits(first)
 	var problem *protocol.Problem
-	if err := job("43", time.Second); !errors.As(err, &problem) || problem.Code != protocol.CodeToken {
+	if err := job("43"); !errors.As(err, &problem) || problem.Code != protocol.CodeToken {
 		t.Errorf("a job of another repository: %v", err)
 	}
 	if z := zoneOf(w.fleet(), "prod"); z.Current != nil {
 		t.Fatalf("published by another repository's job: %+v", z)
 	}
-	if err := job("42", time.Minute); err != nil {
+	if err := job("42"); err != nil {
 		t.Fatal(err)
 	}
 	w.published("prod", first)
@@ -68,7 +85,7 @@ func TestWitnessWithoutAKey(t *testing.T) {
 	second := w.push("Add d")
 	w.mustApply(second)
 	waits(second)
-	if err := job("42", time.Minute); err != nil {
+	if err := job("42"); err != nil {
 		t.Fatal(err)
 	}
 	w.published("prod", second)
