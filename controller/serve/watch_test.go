@@ -129,7 +129,12 @@ func TestWatchesOfOneNodeAreCapped(t *testing.T) {
 }
 
 func TestReplaysFillNoMemory(t *testing.T) {
-	f := newFixture(t)
+	// Time stands still meanwhile: what is remembered is forgotten after minutes, and the requests may take that long.
+	synctest.Test(t, replay)
+}
+
+func replay(t *testing.T) {
+	f := fixtureOver(t, newPipes(), 0)
 	docs := f.nodes(2, 1)
 	docs["policy.yaml"] = rules("", [2]string{"", ""})
 	f.publish(docs)
