@@ -95,7 +95,7 @@ func TestBackupComesBack(t *testing.T) {
 	for name, open := range map[string]func() store.Store{
 		"memory": func() store.Store { return store.NewMemory(time.Now) },
 		"embedded": func() store.Store {
-			s, err := jetstream.Open(t.Context(), jetstream.Options{Dir: t.TempDir(), Logger: slog.New(slog.DiscardHandler)})
+			s, err := jetstream.Open(t.Context(), jetstream.Options{Dir: t.TempDir(), Timeout: 5 * time.Minute, Logger: slog.New(slog.DiscardHandler)})
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -45,10 +45,13 @@ const (
 	partAlive  = "alive"
 )
 
-type natsBus struct{ conn *nats.Conn }
+type natsBus struct {
+	conn     *nats.Conn
+	patience time.Duration
+}
 
 // NewBus speaks over a NATS connection.
-func NewBus(conn *nats.Conn) Bus { return natsBus{conn} }
+func NewBus(conn *nats.Conn) Bus { return natsBus{conn, patience} }
 
 func (b natsBus) Ask(ctx context.Context, subject string, question []byte, limit int) ([]byte, error) {
 	if len(question) > maxQuestion {
@@ -68,7 +71,7 @@ func (b natsBus) Ask(ctx context.Context, subject string, question []byte, limit
 	}
 	var answer []byte
 	for {
-		m, err := nextWithin(ctx, sub, patience)
+		m, err := nextWithin(ctx, sub, b.patience)
 		if err != nil {
 			return nil, err
 		}
@@ -118,7 +121,7 @@ func (b natsBus) Listen(subject string, answer func(context.Context, []byte) []b
 		})
 	})
 	if err == nil {
-		err = b.conn.FlushTimeout(patience) // the servers know of it now
+		err = b.conn.FlushTimeout(b.patience) // the servers know of it now
 	}
 	if err != nil {
 		cancel()

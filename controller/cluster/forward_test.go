@@ -27,12 +27,12 @@ func buses(t *testing.T) map[string][2]cluster.Bus {
 	memory := cluster.NewMemory()
 	c := natstest.Start(t, 1)
 	connect := func() cluster.Bus {
-		conn, err := nats.Connect(c.URL())
+		conn, err := nats.Connect(c.URL(), nats.Timeout(5*time.Minute)) // only for what hangs
 		if err != nil {
 			t.Fatal(err)
 		}
 		t.Cleanup(conn.Close)
-		return cluster.NewBus(conn)
+		return cluster.NewPatientBus(conn)
 	}
 	return map[string][2]cluster.Bus{"memory": {memory, memory}, "nats": {connect(), connect()}}
 }

@@ -22,7 +22,7 @@ func TestNothingIsHandedOutTwice(t *testing.T) {
 	for name, open := range map[string]func(*world) store.Store{
 		"memory": func(w *world) store.Store { return w.store },
 		"jetstream": func(w *world) store.Store {
-			s := must(jetstream.Open(t.Context(), jetstream.Options{Dir: t.TempDir(), Logger: slog.New(slog.DiscardHandler)}))(t)
+			s := must(jetstream.Open(t.Context(), jetstream.Options{Dir: t.TempDir(), Timeout: 5 * time.Minute, Logger: slog.New(slog.DiscardHandler)}))(t)
 			t.Cleanup(func() {
 				if err := s.Close(); err != nil {
 					t.Error(err)
@@ -217,7 +217,7 @@ func TestRestartKeepsUsedTokensAndBindings(t *testing.T) {
 	w := newWorld(t)
 	dir := t.TempDir()
 	open := func() (store.Store, *Service) {
-		s := must(jetstream.Open(t.Context(), jetstream.Options{Dir: dir, Logger: slog.New(slog.DiscardHandler)}))(t)
+		s := must(jetstream.Open(t.Context(), jetstream.Options{Dir: dir, Timeout: 5 * time.Minute, Logger: slog.New(slog.DiscardHandler)}))(t)
 		w.store = s
 		return s, w.service()
 	}
@@ -320,7 +320,7 @@ func TestRatesForgetNobodyTooSoon(t *testing.T) {
 // verification of the token's signature and of the proof.
 func BenchmarkEnrol(b *testing.B) {
 	w := newWorld(b)
-	s := must(jetstream.Open(b.Context(), jetstream.Options{Dir: b.TempDir(), Logger: slog.New(slog.DiscardHandler)}))(b)
+	s := must(jetstream.Open(b.Context(), jetstream.Options{Dir: b.TempDir(), Timeout: 5 * time.Minute, Logger: slog.New(slog.DiscardHandler)}))(b)
 	defer func() { _ = s.Close() }()
 	w.store = s
 	w.publishZone("10.1.0.0/17", "fd00:1::/80")

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"testing"
+	"time"
 
 	"github.com/apex-network/apex/controller/store"
 	"github.com/apex-network/apex/controller/store/jetstream"
@@ -12,7 +13,7 @@ import (
 
 func embedded(t *testing.T, dir string) store.Store {
 	t.Helper()
-	s, err := jetstream.Open(t.Context(), jetstream.Options{Dir: dir, Logger: slog.New(slog.DiscardHandler)})
+	s, err := jetstream.Open(t.Context(), jetstream.Options{Dir: dir, Timeout: 5 * time.Minute, Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}
