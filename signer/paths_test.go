@@ -56,7 +56,7 @@ func TestMatchPathIsNeverSlow(t *testing.T) {
 	if matchPath(pattern, p) {
 		t.Error("matched")
 	}
-	if d := time.Since(start); d > 2*time.Second {
+	if d := time.Since(start); d > time.Minute { // it takes milliseconds, or years
 		t.Errorf("took %s", d)
 	}
 }
