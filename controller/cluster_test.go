@@ -95,19 +95,25 @@ func (r *replicas) leader() (leader, follower *world) {
 	return nil, nil
 }
 
-// applied applies a commit through a replica as soon as somebody leads: until then the answer is to come back.
-func (r *replicas) applied(w *world, commit string) {
-	r.t.Helper()
+// ready asks until the answer is another one than to come back, which replicas give that nobody leads yet or that have just
+// taken over.
+func (w *world) ready(ask func() (*http.Response, []byte)) (*http.Response, []byte) {
+	w.t.Helper()
 	deadline := time.Now().Add(hung)
 	for {
-		resp, body := w.apply(commit)
-		if resp.StatusCode == http.StatusOK {
-			return
-		}
+		resp, body := ask()
 		if resp.StatusCode != http.StatusServiceUnavailable || resp.Header.Get("Retry-After") == "" || time.Now().After(deadline) {
-			r.t.Fatalf("apply: %d %s", resp.StatusCode, body)
+			return resp, body
 		}
 		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+// applied applies a commit through a replica as soon as somebody leads.
+func (r *replicas) applied(w *world, commit string) {
+	r.t.Helper()
+	if resp, body := w.ready(func() (*http.Response, []byte) { return w.apply(commit) }); resp.StatusCode != http.StatusOK {
+		r.t.Fatalf("apply: %d %s", resp.StatusCode, body)
 	}
 }
 
@@ -325,7 +331,7 @@ func TestReplicasOverNATSFailStatic(t *testing.T) {
 	for _, w := range []*world{leader, follower} {
 		w.await("notice of the store", func(f protocol.FleetStatus) bool { return f.Store != "" })
 		w.get("a", protocol.ViewPath(w.name, "prod", "a"))
-		if text := w.ready(); !strings.Contains(text, "nothing new") {
+		if text := w.readyz(); !strings.Contains(text, "nothing new") {
 			t.Errorf("readyz says %q", text)
 		}
 	}
@@ -348,8 +354,8 @@ func TestReplicasOverNATSFailStatic(t *testing.T) {
 	r.same(commit)
 }
 
-// ready asks /readyz.
-func (w *world) ready() string {
+// readyz asks /readyz.
+func (w *world) readyz() string {
 	w.t.Helper()
 	resp, err := http.Get("http://" + w.addr.Metrics + "/readyz")
 	if err != nil {

@@ -112,7 +112,7 @@ func (j *joining) enrol(h joiner, who, group string) (*http.Response, []byte) {
 // challenge is what hosts prove their WireGuard keys with.
 func (j *joining) challenge() peermap.Key {
 	j.t.Helper()
-	resp, data := j.do(call{path: protocol.EnrolmentPath(j.name)})
+	resp, data := j.ready(func() (*http.Response, []byte) { return j.do(call{path: protocol.EnrolmentPath(j.name)}) })
 	if resp.StatusCode != http.StatusOK {
 		j.t.Fatalf("enrolment: %d %s", resp.StatusCode, data)
 	}
@@ -123,7 +123,8 @@ func (j *joining) challenge() peermap.Key {
 func (j *joining) request(h joiner, who, group string, challenge peermap.Key) []byte {
 	j.t.Helper()
 	identity := peermap.Key(h.id.Raw())
-	token := j.idp.Mint(j.idp.Claims("apex", who, j.clock.Now()).With("groups", []string{group}).
+	now := j.clock.Now()
+	token := j.idp.Mint(j.idp.Claims("apex", who, now).Valid(now, now.Add(time.Hour)).With("groups", []string{group}).
 		With("nonce", protocol.Commitment(j.name, h.public(), identity)))
 	req := protocol.NewEnrol(protocol.EnrolRequest{
 		Network: j.name, Zone: "prod", Node: h.name, PublicKey: h.public(), IdentityKey: identity, Issuer: "corp", Token: token,
@@ -274,16 +275,18 @@ func TestReviewOverHTTP(t *testing.T) {
 
 func (j *joining) enrolments(by *gittest.SSHKey) protocol.EnrolmentList {
 	j.t.Helper()
-	payload, err := protocol.NewEnrolQuery(j.name, j.clock.Now())
-	if err != nil {
-		j.t.Fatal(err)
-	}
-	h := http.Header{}
-	request := decode[protocol.SignedRequest](j.t, j.signed(protocol.EnrolNamespace, payload, by), protocol.MaxApplyBytes)
-	if err := protocol.SetRequest(h, request); err != nil {
-		j.t.Fatal(err)
-	}
-	resp, data := j.do(call{path: protocol.EnrolmentsPath(j.name), header: h})
+	resp, data := j.ready(func() (*http.Response, []byte) {
+		payload, err := protocol.NewEnrolQuery(j.name, j.clock.Now())
+		if err != nil {
+			j.t.Fatal(err)
+		}
+		h := http.Header{}
+		request := decode[protocol.SignedRequest](j.t, j.signed(protocol.EnrolNamespace, payload, by), protocol.MaxApplyBytes)
+		if err := protocol.SetRequest(h, request); err != nil {
+			j.t.Fatal(err)
+		}
+		return j.do(call{path: protocol.EnrolmentsPath(j.name), header: h})
+	})
 	if resp.StatusCode != http.StatusOK {
 		j.t.Fatalf("enrolments: %d %s", resp.StatusCode, data)
 	}
