@@ -2,6 +2,7 @@ package controller_test
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -25,6 +26,7 @@ import (
 type recheck struct {
 	calls, hangs atomic.Int32
 	past         map[peermap.Key][]*binding.Signed // what the binding of a WireGuard key leans on
+	patience     time.Duration                     // of the witness with it; 0: it waits for who is only slow
 }
 
 func (r *recheck) judge(ctx context.Context, _ witness.Commit, record protocol.BindingRecord) ([]*binding.Signed, error) {
@@ -51,7 +53,7 @@ func (r *recheck) judge(ctx context.Context, _ witness.Commit, record protocol.B
 
 // judging runs a witness that judges bindings.
 func (w *world) judging(key signer.PrivateKey, dir string, r *recheck) (stop func()) {
-	return w.witnessAs(key, dir, func(c *witness.Config) { c.Recheck, c.Patience = r.judge, 2*time.Second })
+	return w.witnessAs(key, dir, func(c *witness.Config) { c.Recheck, c.Patience = r.judge, cmp.Or(r.patience, hung) })
 }
 
 // evidence gives a binding other evidence, which it names.
@@ -202,7 +204,7 @@ func TestHangingProviderHoldsUpNobodyElse(t *testing.T) {
 	w.zone("lab", "10.9.0.0/16", "  dynamic: [10.9.128.0/17]\n  members: [{name: staff, issuer: corp, groups: [ops], ttl: 1h}]\n")
 	head := w.push("Another zone")
 	w.startWith(e)
-	r := &recheck{}
+	r := &recheck{patience: 2 * time.Second}
 	w.judging(key, t.TempDir(), r)
 	w.published("prod", head)
 	w.published("lab", head)
