@@ -68,7 +68,7 @@ var shown = regexp.MustCompile(`https?://\S+`)
 // person is the script program `person URL`, a browser in the hands of $LOGIN, and `person approve|paste FILE`: it waits until
 // FILE, which apex writes to, shows an address; it approves the device there, or prints where the browser ended.
 func person(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, 3*time.Minute) // only for what hangs
 	defer cancel()
 	ca, err := os.ReadFile(os.Getenv("ISSUER_CA"))
 	if err != nil {

@@ -1,8 +1,6 @@
 package main
 
 import (
-	"errors"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -13,6 +11,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/apex-network/apex/internal/idp"
+	"github.com/apex-network/apex/internal/loopback"
 )
 
 func TestMain(m *testing.M) {
@@ -30,16 +29,6 @@ func buildController(t *testing.T) (folder string) {
 	return folder
 }
 
-// freePort finds a TCP port of loopback that nobody uses.
-func freePort() (string, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", err
-	}
-	_, port, err := net.SplitHostPort(l.Addr().String())
-	return port, errors.Join(err, l.Close())
-}
-
 // await is the script command `await REGEXP PROGRAM [ARG...]`: it runs the program until what it prints to stdout matches.
 func await(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) < 2 {
@@ -47,7 +36,7 @@ func await(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	want, err := regexp.Compile("(?m)" + args[0])
 	ts.Check(err)
-	const limit = 30 * time.Second
+	const limit = 3 * time.Minute // only for what hangs
 	for deadline := time.Now().Add(limit); ; {
 		err := ts.Exec(args[1], args[2:]...)
 		if err == nil && want.MatchString(ts.ReadFile("stdout")) {
@@ -85,12 +74,13 @@ func TestScripts(t *testing.T) {
 			e.Setenv("CI_FILES", ciFiles)
 			e.Setenv("SSH_AUTH_SOCK", "")
 			e.Setenv("PATH", controller+string(filepath.ListSeparator)+e.Getenv("PATH"))
-			port, err := freePort()
+			at, err := loopback.Address()
 			if err != nil {
 				return err
 			}
-			e.Setenv("PORT", port)
-			e.Setenv("URL", "https://127.0.0.1:"+port)
+			e.Setenv("IP", at.Addr().String())
+			e.Setenv("LISTEN", at.String())
+			e.Setenv("URL", "https://"+at.String())
 			e.Setenv("GIT_CONFIG_NOSYSTEM", "1")
 			e.Setenv("GIT_CONFIG_GLOBAL", filepath.Join(home, ".gitconfig"))
 			if err := os.MkdirAll(home, 0o700); err != nil {

@@ -83,12 +83,11 @@ func StartDex(ctx context.Context, o DexOptions) (*Dex, error) {
 	if err != nil {
 		return nil, err
 	}
+	if o.Place, err = o.complete(); err != nil {
+		return nil, err
+	}
 	d := &Dex{binary: binary, options: o}
-	err = o.onFreePort(func(p Place) error {
-		d.options.Place = p
-		return d.start(ctx)
-	})
-	if err != nil {
+	if err := d.start(ctx); err != nil {
 		return nil, err
 	}
 	return d, nil

@@ -122,7 +122,7 @@ func RunIssuer(tb TB, o IssuerOptions) *Issuer {
 }
 
 func (i *Issuer) serve() error {
-	i.server = &http.Server{Handler: i.handler(), ReadHeaderTimeout: 10 * time.Second}
+	i.server = &http.Server{Handler: i.handler(), ReadHeaderTimeout: time.Minute}
 	if !i.options.TLS {
 		i.issuer = "http://" + i.host + i.options.Path
 		go func() { _ = i.server.Serve(i.options.Listener) }()

@@ -12,6 +12,8 @@ import (
 	"net/netip"
 	"strings"
 	"time"
+
+	"github.com/apex-network/apex/internal/loopback"
 )
 
 // startLimit bounds how long a provider may take to answer, on a machine that does much else.
@@ -20,30 +22,15 @@ const startLimit = time.Minute
 // DialFunc connects as net.Dialer.DialContext does. lab.Host.DialContext is one.
 type DialFunc func(ctx context.Context, network, address string) (net.Conn, error)
 
-// Place says where a provider's program runs and how tests reach it. The zero value but for Folder is: plain HTTP on a
-// free port of this machine's loopback.
+// Place says where a provider's program runs and how tests reach it. The zero value but for Folder is: plain HTTP on
+// this machine's loopback.
 type Place struct {
 	Folder    string         // required; an existing folder for configuration, state and logs
-	Addr      netip.AddrPort // where to listen; by default a free port of 127.0.0.1
+	Addr      netip.AddrPort // where to listen; by default an address of its own, of the loopback
 	TLS       bool           // https, with a certificate of Authority
 	Authority *Authority     // default with TLS: a new one
 	Start     Starter        // default: Local(Folder)
 	Dial      DialFunc       // default: from this machine
-}
-
-// onFreePort completes the place and calls start with it. The free port may be taken before the program gets to it, so
-// a program that ends at once is tried again at another, unless the caller named the port.
-func (p Place) onFreePort(start func(Place) error) error {
-	const attempts = 3
-	for attempt := 1; ; attempt++ {
-		whole, err := p.complete()
-		if err != nil {
-			return err
-		}
-		if err = start(whole); !errors.Is(err, ErrExited) || p.Addr.IsValid() || attempt == attempts {
-			return err
-		}
-	}
 }
 
 // complete fills in the defaults.
@@ -58,7 +45,7 @@ func (p Place) complete() (Place, error) {
 		p.Dial = (&net.Dialer{}).DialContext
 	}
 	if !p.Addr.IsValid() {
-		addr, err := freePort()
+		addr, err := loopback.Address()
 		if err != nil {
 			return p, err
 		}
@@ -72,16 +59,6 @@ func (p Place) complete() (Place, error) {
 		p.Authority = authority
 	}
 	return p, nil
-}
-
-// freePort finds a port that was free a moment ago.
-func freePort() (netip.AddrPort, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return netip.AddrPort{}, err
-	}
-	defer l.Close()
-	return netip.ParseAddrPort(l.Addr().String())
 }
 
 func (p Place) url(path string) string {
@@ -111,8 +88,9 @@ func NewClient(dial DialFunc, ca []byte) *http.Client {
 	return &http.Client{
 		Timeout: time.Minute,
 		Transport: &http.Transport{
-			DialContext: dial, TLSClientConfig: &tls.Config{RootCAs: pool}, ForceAttemptHTTP2: true,
-			IdleConnTimeout: 5 * time.Second,
+			DialContext: dial, TLSClientConfig: &tls.Config{RootCAs: pool},
+			// A provider may restart between two requests, and a form is not sent again over another connection.
+			DisableKeepAlives: true,
 		},
 	}
 }
@@ -161,11 +139,7 @@ func probe(ctx context.Context, client *http.Client, url string) error {
 	return nil
 }
 
-func (s *serving) stop() error {
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-	defer cancel()
-	return s.process.Stop(ctx)
-}
+func (s *serving) stop() error { return stop(s.process) }
 
 // TB is what the Run functions need of *testing.T.
 type TB interface {

@@ -54,6 +54,15 @@ func Local(folder string) Starter {
 	}
 }
 
+// stopLimit bounds how long a provider may take to end, on a machine that does much else.
+const stopLimit = time.Minute
+
+func stop(p Process) error {
+	ctx, cancel := context.WithTimeout(context.Background(), stopLimit)
+	defer cancel()
+	return p.Stop(ctx)
+}
+
 type localProcess struct {
 	cmd  *exec.Cmd
 	log  string

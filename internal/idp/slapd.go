@@ -11,7 +11,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"time"
 )
 
 // ErrNoSlapd says that OpenLDAP's programs are not installed; its message names the Debian packages.
@@ -46,16 +45,12 @@ func StartSlapd(ctx context.Context, place Place, users Users) (*Slapd, error) {
 	if err != nil || missing != nil {
 		return nil, ErrNoSlapd
 	}
-	s := &Slapd{modify: modify}
-	err = place.onFreePort(func(p Place) error {
-		s.addr = p.Addr
-		if err := s.start(ctx, p, slapd); err != nil {
-			return errors.Join(err, s.Close())
-		}
-		return nil
-	})
-	if err != nil {
+	if place, err = place.complete(); err != nil {
 		return nil, err
+	}
+	s := &Slapd{modify: modify, addr: place.Addr}
+	if err := s.start(ctx, place, slapd); err != nil {
+		return nil, errors.Join(err, s.Close())
 	}
 	if err := s.apply(ctx, "-a", entries(users)); err != nil {
 		return nil, errors.Join(err, s.Close())
@@ -127,9 +122,7 @@ directory %[5]s
 func (s *Slapd) Close() error {
 	var err error
 	if s.process != nil {
-		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-		defer cancel()
-		err = s.process.Stop(ctx)
+		err = stop(s.process)
 	}
 	return errors.Join(err, os.RemoveAll(s.folder))
 }

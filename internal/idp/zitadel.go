@@ -43,16 +43,14 @@ func StartZitadel(ctx context.Context, o ZitadelOptions) (*Zitadel, error) {
 	if o.Algorithm == "" {
 		o.Algorithm = "RS256"
 	}
+	if o.Place, err = o.complete(); err != nil {
+		return nil, err
+	}
 	z := &Zitadel{options: o}
-	err = o.onFreePort(func(p Place) error {
-		z.options.Place = p
-		if err := z.write(); err != nil {
-			return fmt.Errorf("configure Zitadel: %w", err)
-		}
-		z.serving, err = launch(ctx, p, z.Issuer(), "zitadel", binary, z.file())
-		return err
-	})
-	if err != nil {
+	if err := z.write(); err != nil {
+		return nil, fmt.Errorf("configure Zitadel: %w", err)
+	}
+	if z.serving, err = launch(ctx, o.Place, z.Issuer(), "zitadel", binary, z.file()); err != nil {
 		return nil, err
 	}
 	return z, nil
