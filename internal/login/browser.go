@@ -9,6 +9,9 @@ import (
 	"time"
 )
 
+// browserLimit bounds one exchange with the browser, which only a hung one reaches.
+const browserLimit = time.Minute
+
 // Browser signs in with a browser on this machine (RFC 8252 §7.3): open is given the address that it shall show, and
 // the provider sends it back to a port of the loopback that is open only meanwhile. ctx bounds the waiting.
 func (f *Flow) Browser(ctx context.Context, open func(url string) error) (*Session, error) {
@@ -24,9 +27,9 @@ func (f *Flow) Browser(ctx context.Context, open func(url string) error) (*Sessi
 	codes := make(chan outcome, 1)
 	server := &http.Server{
 		Handler:           flow.landingPage(listener.Addr().String(), redirect, codes),
-		ReadHeaderTimeout: 5 * time.Second,
-		ReadTimeout:       5 * time.Second,
-		WriteTimeout:      5 * time.Second,
+		ReadHeaderTimeout: browserLimit,
+		ReadTimeout:       browserLimit,
+		WriteTimeout:      browserLimit,
 		MaxHeaderBytes:    64 << 10,
 	}
 	done := make(chan struct{})

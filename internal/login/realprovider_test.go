@@ -1,9 +1,12 @@
 package login
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"io"
 	"net/http"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -20,9 +23,9 @@ type real struct {
 	login  string // what its form wants of alice
 	// refreshed is the nonce of a token that was refreshed after a code flow.
 	refreshed string
-	// denied is what a device hears within patience once the person has refused.
-	denied   error
-	patience time.Duration
+	// denied is how a device's waiting ends once the person has refused; stays says that it only does when the device gives up.
+	denied error
+	stays  bool
 }
 
 // TestRealProviders signs a person in at each of two code bases, by each way.
@@ -31,14 +34,14 @@ func TestRealProviders(t *testing.T) {
 	for name, run := range map[string]func(*testing.T) real{
 		"Dex": func(t *testing.T) real {
 			dex := idp.RunDex(t, idp.DexOptions{Users: users})
-			// A refused code stays pending: the device gives up when its time is over, here just after its first question.
+			// A refused code stays pending: the device gives up once it has heard that.
 			return real{issuer: dex.Issuer(), client: dex.Client(), login: "alice@example.com", refreshed: commitment,
-				denied: ErrExpired, patience: defaultInterval + time.Second}
+				denied: context.Canceled, stays: true}
 		},
 		"Zitadel": func(t *testing.T) real {
 			zitadel := idp.RunZitadel(t, idp.ZitadelOptions{Users: users})
 			return real{issuer: zitadel.Issuer(), client: zitadel.Client(), login: "alice", refreshed: "",
-				denied: ErrDenied, patience: time.Minute}
+				denied: ErrDenied}
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -67,7 +70,7 @@ func (r real) person() idp.Person {
 }
 
 func (r real) browser(t *testing.T) {
-	ctx, f := soon(t, time.Minute), r.flow(true)
+	ctx, f := soon(t), r.flow(true)
 	s, err := f.Browser(ctx, func(page string) error {
 		_, err := r.person().Follow(ctx, page)
 		return err
@@ -85,7 +88,7 @@ func (r real) browser(t *testing.T) {
 }
 
 func (r real) wrongPerson(t *testing.T) {
-	ctx, mallory := soon(t, time.Minute), r.person()
+	ctx, mallory := soon(t), r.person()
 	mallory.Password = "guess"
 	_, err := r.flow(true).Browser(ctx, func(page string) error {
 		_, err := mallory.Follow(ctx, page)
@@ -97,7 +100,7 @@ func (r real) wrongPerson(t *testing.T) {
 }
 
 func (r real) paste(t *testing.T) {
-	ctx, page := soon(t, time.Minute), ""
+	ctx, page := soon(t), ""
 	// The other machine's browser has nobody to go to: its last address is what the provider sends it to.
 	elsewhere, client := r.person(), *r.client
 	client.Transport = unreachableLoopback{client.Transport}
@@ -119,18 +122,24 @@ func (r real) device(t *testing.T) {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	for name, c := range map[string]struct {
-		bound    bool
-		decide   func(idp.Person, context.Context, string) error
-		patience time.Duration
-		want     error
+		bound  bool
+		decide func(idp.Person, context.Context, string) error
+		stays  bool
+		want   error
 	}{
-		"approved": {false, idp.Person.Approve, time.Minute, nil},
+		"approved": {false, idp.Person.Approve, false, nil},
 		// A device code carries no nonce at either.
-		"approved, where tokens must be bound": {true, idp.Person.Approve, time.Minute, ErrUnbound},
-		"refused":                              {false, idp.Person.Deny, r.patience, r.denied},
+		"approved, where tokens must be bound": {true, idp.Person.Approve, false, ErrUnbound},
+		"refused":                              {false, idp.Person.Deny, r.stays, r.denied},
 	} {
 		wg.Go(func() {
-			s, err := r.flow(c.bound).Device(soon(t, c.patience), func(p Prompt) {
+			ctx, giveUp := context.WithCancel(soon(t))
+			defer giveUp()
+			f := r.flow(c.bound)
+			if c.stays {
+				f.Client = oidcclient.New(patient{r.client.Transport, giveUp}, "apex/test")
+			}
+			s, err := f.Device(ctx, func(p Prompt) {
 				if err := c.decide(r.person(), t.Context(), p.Complete); err != nil {
 					t.Errorf("%s: %v", name, err)
 				}
@@ -142,11 +151,34 @@ func (r real) device(t *testing.T) {
 	}
 }
 
-// soon bounds what a test does.
-func soon(t *testing.T, patience time.Duration) context.Context {
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+// soon bounds what a test does, for what hangs.
+func soon(t *testing.T) context.Context {
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	t.Cleanup(cancel)
 	return ctx
+}
+
+// patient is the network of a device that gives up once a provider has told it to go on waiting.
+type patient struct {
+	next   http.RoundTripper
+	giveUp func()
+}
+
+func (p patient) RoundTrip(r *http.Request) (*http.Response, error) {
+	resp, err := p.next.RoundTrip(r)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		return nil, err
+	}
+	if strings.Contains(string(body), "authorization_pending") {
+		p.giveUp()
+	}
+	resp.Body = io.NopCloser(bytes.NewReader(body))
+	return resp, nil
 }
 
 // unreachableLoopback answers for the client's own port on a machine where nobody listens there.
