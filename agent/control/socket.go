@@ -102,8 +102,11 @@ type Client struct {
 }
 
 // NewClient gives a client of the socket at path. It connects when asked, not before.
-func NewClient(path string) *Client {
-	return &Client{path: path, http: &http.Client{Transport: status.Transport(path), Timeout: patience + longer}}
+func NewClient(path string) *Client { return NewClientOver(status.Transport(path), path) }
+
+// NewClientOver is NewClient with another way to the agent; path is what errors name.
+func NewClientOver(transport http.RoundTripper, path string) *Client {
+	return &Client{path: path, http: &http.Client{Transport: transport, Timeout: patience + longer}}
 }
 
 // Enrolment asks how a zone stands and how to join it.

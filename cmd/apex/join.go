@@ -54,7 +54,9 @@ Exit codes: 0 bound, or waiting for a maintainer; 4 the token or the identity is
 		Example: "  sudo apex join --zone office\n  sudo apex join --zone office --paste\n" +
 			"  sudo apex join --zone ci --issuer gitlab --token-env APEX_ID_TOKEN",
 		Args: cobra.NoArgs,
-		RunE: func(c *cobra.Command, _ []string) error { return runJoin(c.Context(), s, f) },
+		RunE: func(c *cobra.Command, _ []string) error {
+			return runJoin(c.Context(), s, control.NewClient(f.socket), f)
+		},
 	}
 	f.register(c)
 	c.Flags().StringVar(&f.zone, "zone", "", "zone to join; needed only if this host has several")
@@ -72,7 +74,7 @@ Exit codes: 0 bound, or waiting for a maintainer; 4 the token or the identity is
 	return c
 }
 
-func runJoin(ctx context.Context, s cli.Streams, f joinFlags) error {
+func runJoin(ctx context.Context, s cli.Streams, agent *control.Client, f joinFlags) error {
 	routes, err := f.prefixes()
 	if err == nil {
 		err = checkFormat(f.format)
@@ -80,7 +82,6 @@ func runJoin(ctx context.Context, s cli.Streams, f joinFlags) error {
 	if err != nil {
 		return err
 	}
-	agent := control.NewClient(f.socket)
 	e, err := readyEnrolment(ctx, s, agent, f.zone, f.timeout, f.settled)
 	if err != nil {
 		return err

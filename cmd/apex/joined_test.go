@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"net/http"
 	"net/netip"
-	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -181,8 +180,6 @@ func TestJoin(t *testing.T) {
 		"json":                {next: []control.Enrolment{bound}, args: []string{"--token-env", "TOKEN", "-o", "json"}, out: `"stage": "bound"`, joins: 1},
 		"review":              {next: []control.Enrolment{waiting}, args: []string{"--token-env", "TOKEN"}, out: "3f9c", talk: "apex enrol approve 3f9c", joins: 1},
 		"review, waited for":  {next: []control.Enrolment{waiting, waiting, bound}, args: []string{"--token-env", "TOKEN", "--wait"}, out: "10.0.0.9", joins: 1},
-		"review, for too long": {next: []control.Enrolment{waiting}, args: []string{"--token-env", "TOKEN", "--wait", "--timeout", "1s"}, code: cli.TimedOut,
-			talk: "not joined yet", joins: 1},
 		"review, denied": {next: []control.Enrolment{waiting, staged(e, control.Unbound, func(e *control.Enrolment) { e.Message, e.Refused = "a maintainer has denied it", true })},
 			args: []string{"--token-env", "TOKEN", "--wait"}, code: cli.Trust, talk: "has denied it", joins: 1},
 		"a member no more": {now: ptr(staged(bound, control.Bound, func(e *control.Enrolment) { e.Lost, e.Automatic = true, false })), next: []control.Enrolment{bound},
@@ -251,7 +248,7 @@ func TestNothingForeignMovesTheCursor(t *testing.T) {
 		for _, escape := range []string{"\x1b[1A\x1b[2K\r", "\u009b2K", "\u202e", "\n"} {
 			e := enrolment("https://evil.example")
 			edit(&e.Info.Issuers[0], escape+"Issuer corp is https://login.example.com")
-			_, talk, code := run(t, "", "join", "--socket", (&fakeAgent{now: e}).serve(t), "--device", "--timeout", "1s")
+			_, talk, code := run(t, "", "join", "--socket", (&fakeAgent{now: e}).serve(t), "--device")
 			if code != cli.Trust || strings.Contains(talk, escape+"Issuer") {
 				t.Errorf("%s %q: exit code %d: %q", name, escape, code, talk)
 			}
@@ -322,54 +319,6 @@ func TestRotateHere(t *testing.T) {
 	node, err := readDraft("stdout", []byte(out))
 	if code != cli.OK || err != nil || node.Metadata.Name != "laptop" || node.Spec.PublicKey[5] != 1 || node.Spec.IdentityKey[5] != 2 {
 		t.Errorf("exit code %d, %v: %s", code, err, out)
-	}
-	a.turns = []control.Rotation{going}
-	if _, talk, code := run(t, "", "node", "rotate", "--socket", a.serve(t), "--timeout", "700ms"); code != cli.TimedOut {
-		t.Errorf("exit code %d: %s", code, talk)
-	}
-}
-
-// TestTheControllerRestarts: whoever asks meanwhile waits for it, and signs in once.
-func TestTheControllerRestarts(t *testing.T) {
-	t.Parallel()
-	e := enrolment("https://login.example.com")
-	silent := staged(e, control.Unbound, func(e *control.Enrolment) { e.Info, e.InfoError, e.InfoLater = nil, "no head yet", true })
-	bound := staged(e, control.Bound)
-	token := filepath.Join(t.TempDir(), "token")
-	if err := os.WriteFile(token, []byte("eyJhbGciOiJub25lIn0.eyJpc3MiOiJodHRwczovL2xvZ2luLmV4YW1wbGUuY29tIn0.c2ln"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	for name, c := range map[string]struct {
-		agent *fakeAgent
-		args  []string
-		code  cli.Code
-		joins int
-	}{
-		"before the sign-in":         {agent: &fakeAgent{now: silent, next: []control.Enrolment{e, bound}}, args: []string{"join", "--token-file", token}, joins: 1},
-		"after the sign-in":          {agent: &fakeAgent{now: e, next: []control.Enrolment{e, bound}, busy: 1}, args: []string{"join", "--token-file", token}, joins: 2},
-		"for too long":               {agent: &fakeAgent{now: silent}, args: []string{"join", "--device", "--timeout", "1s"}, code: cli.TimedOut},
-		"too long after the sign-in": {agent: &fakeAgent{now: e, busy: 9}, args: []string{"join", "--token-file", token, "--timeout", "1s"}, code: cli.TimedOut, joins: 1},
-		"while a request is printed": {agent: &fakeAgent{now: silent, next: []control.Enrolment{e}}, args: []string{"join", "--request"}},
-		"while a login begins":       {agent: &fakeAgent{now: silent}, args: []string{"login", "--device", "--out", "-", "--timeout", "1s"}, code: cli.TimedOut},
-		"before a rotation":          {agent: &fakeAgent{busy: 1, turns: []control.Rotation{{Done: true}}}, args: []string{"node", "rotate"}},
-		"too long before a rotation": {agent: &fakeAgent{busy: 9}, args: []string{"node", "rotate", "--timeout", "1s"}, code: cli.TimedOut},
-		"and the host is a member":   {agent: &fakeAgent{now: staged(silent, control.Bound)}, args: []string{"join"}},
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			_, talk, code := run(t, "", append(c.args, "--socket", c.agent.serve(t))...)
-			if waited := strings.Contains(talk, "no head yet"); code != c.code || waited == strings.Contains(name, "member") {
-				t.Errorf("exit code %d: %s", code, talk)
-			}
-			if len(c.agent.joined) != c.joins {
-				t.Errorf("%d joins were asked for", len(c.agent.joined))
-			}
-			for _, j := range c.agent.joined {
-				if j.IDToken != c.agent.joined[0].IDToken {
-					t.Error("another token was given the second time")
-				}
-			}
-		})
 	}
 }
 

@@ -73,7 +73,7 @@ somebody you trust, made: the host in it becomes yours.`,
 			"  ssh pi apex join --zone home --login - < pi.login && rm pi.login",
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			return runLogin(c.Context(), s, f, zone, socket, request, out)
+			return runLogin(c.Context(), s, control.NewClient(socket), f, zone, request, out)
 		},
 	}
 	f.register(c)
@@ -84,14 +84,14 @@ somebody you trust, made: the host in it becomes yours.`,
 	return c
 }
 
-func runLogin(ctx context.Context, s cli.Streams, f signInFlags, zone, socket, request, out string) error {
+func runLogin(ctx context.Context, s cli.Streams, agent *control.Client, f signInFlags, zone, request, out string) error {
 	if out == "" {
 		return cli.WithCode(cli.Invalid, errors.New("say where the result goes: --out FILE (apex join signs in and joins at once)"))
 	}
 	if _, err := os.Lstat(out); out != "-" && !errors.Is(err, fs.ErrNotExist) {
 		return cli.WithCode(cli.Invalid, fmt.Errorf("%s is there already; choose another file", out))
 	}
-	r, err := loginRequest(ctx, s, zone, socket, request, f.timeout)
+	r, err := loginRequest(ctx, s, agent, zone, request, f.timeout)
 	if err != nil {
 		return err
 	}
@@ -117,11 +117,11 @@ func runLogin(ctx context.Context, s cli.Streams, f signInFlags, zone, socket, r
 }
 
 // loginRequest is what to sign in for: a file's, or this host's.
-func loginRequest(ctx context.Context, s cli.Streams, zone, socket, request string, timeout time.Duration) (joinRequest, error) {
+func loginRequest(ctx context.Context, s cli.Streams, agent *control.Client, zone, request string, timeout time.Duration) (joinRequest, error) {
 	if request != "" {
 		return readRequest(s, request)
 	}
-	e, err := readyEnrolment(ctx, s, control.NewClient(socket), zone, timeout, func(control.Enrolment) bool { return false })
+	e, err := readyEnrolment(ctx, s, agent, zone, timeout, func(control.Enrolment) bool { return false })
 	if err != nil {
 		return joinRequest{}, err
 	}
