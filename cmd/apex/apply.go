@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/apex-network/apex/controller/build"
 	"github.com/apex-network/apex/controller/client"
 	"github.com/apex-network/apex/controller/gitsource"
 	"github.com/apex-network/apex/controller/verify"
@@ -133,6 +134,7 @@ func zoneNote(z protocol.ZoneStatus) string {
 type rollout struct {
 	nodes, done, rolledBack, offline int
 	waiting                          string // why the controller itself is not there yet
+	refused                          error  // why it never will be
 }
 
 func (r rollout) complete() bool { return r.waiting == "" && r.done+r.offline == r.nodes }
@@ -141,8 +143,12 @@ func (r rollout) complete() bool { return r.waiting == "" && r.done+r.offline ==
 // manifest only until the controller has published; after that every zone names the new one.
 func progressOf(f protocol.FleetStatus, commit string) rollout {
 	var r rollout
-	if f.Refused != nil && f.Refused.Commit == commit {
-		r.waiting = fmt.Sprintf("refused (%s): %s", f.Refused.Stage, f.Refused.Reason)
+	if no := f.Refused; no != nil && no.Commit == commit {
+		r.waiting = fmt.Sprintf("refused (%s): %s", no.Stage, no.Reason)
+		// What cannot be signed is tried again, and what was accepted stays, whatever became of judging it anew.
+		if f.Accepted != commit && build.Stage(no.Stage) != build.StageSign {
+			r.refused = fmt.Errorf("the controller refused %.12s (%s): %s", commit, no.Stage, no.Reason)
+		}
 	}
 	for _, z := range f.Zones {
 		if z.Current == nil || z.Pending != nil {
@@ -178,7 +184,7 @@ func isTrue(conditions []protocol.Condition, kind string) bool {
 	return false
 }
 
-// follow asks for the fleet's status until the commit is enforced everywhere, rolled back somewhere, or time is up. A
+// follow asks for the fleet's status until the commit is enforced everywhere, rolled back somewhere or refused, or time is up. A
 // controller that cannot be asked for a while, because it is restarted or another replica takes over, ends nothing: it has
 // taken the commit.
 func follow(ctx context.Context, s cli.Streams, r *client.Client, commit string) error {
@@ -200,6 +206,8 @@ func follow(ctx context.Context, s cli.Streams, r *client.Client, commit string)
 		}
 		line.show(p)
 		switch {
+		case p.refused != nil:
+			return cli.WithCode(cli.Invalid, p.refused)
 		case p.rolledBack > 0:
 			return cli.WithCode(cli.RolledBack, fmt.Errorf("%s rolled %.12s back; apex status --controller says which and why", count(p.rolledBack, "host"), commit))
 		case p.complete():

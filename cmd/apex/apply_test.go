@@ -101,6 +101,13 @@ func unpublished(problem *protocol.PendingStatus) protocol.FleetStatus {
 	return f
 }
 
+// refusedAt is the status of a controller that refuses a commit, and has one node.
+func refusedAt(stage, accepted, commit string) protocol.FleetStatus {
+	f := fleetOf(at(5, 5))
+	f.Accepted, f.Refused = accepted, &protocol.Refusal{Commit: commit, Stage: stage, Reason: "no good"}
+	return f
+}
+
 // TestWaitEndsWithTheRollout follows rollouts of every kind with the ticket of an apply by ID token, on a clock that stands
 // still while anybody works.
 func TestWaitEndsWithTheRollout(t *testing.T) {
@@ -124,8 +131,12 @@ func TestWaitEndsWithTheRollout(t *testing.T) {
 		"a rollback of one before": {answers: []any{fleetOf(rolledBackTo(3, 4)), fleetOf(at(5, 5))}, says: "1 of 1 nodes enforce it", after: rolloutPoll},
 		"witnesses take long": {answers: []any{unpublished(&protocol.PendingStatus{Serial: 6, Missing: "1 witness"})}, code: cli.TimedOut,
 			says: "not everywhere in time: zone prod waits (the next waits for 1 witness)", after: timeout},
-		"refused later": {answers: []any{protocol.FleetStatus{Zones: []protocol.ZoneStatus{}, Refused: &protocol.Refusal{Commit: someCommit, Stage: "sign", Reason: "no key"}}},
-			code: cli.TimedOut, says: "refused (sign): no key", after: timeout},
+		"refused later": {answers: []any{fleetOf(at(4, 4)), refusedAt("test", "", someCommit)}, code: cli.Invalid,
+			says: "the controller refused 111111111111 (test): no good", after: rolloutPoll},
+		"another is refused":         {answers: []any{refusedAt("test", someCommit, "222"), fleetOf(at(5, 5))}, says: "1 of 1 nodes enforce it"},
+		"cannot be signed":           {answers: []any{refusedAt("sign", "", someCommit)}, code: cli.TimedOut, says: "refused (sign): no good", after: timeout},
+		"cannot be signed at first":  {answers: []any{refusedAt("sign", "", someCommit), fleetOf(at(5, 5))}, says: "1 of 1 nodes enforce it", after: rolloutPoll},
+		"refused after it was taken": {answers: []any{refusedAt("load", someCommit, someCommit), fleetOf(at(5, 5))}, says: "1 of 1 nodes enforce it", after: rolloutPoll},
 		"the ticket ended": {answers: []any{fleetOf(at(4, 4)), protocol.NewProblem(http.StatusUnauthorized, protocol.CodeSignature, "the ticket is no longer good")},
 			code: cli.Trust, says: "the ticket is no longer good", after: rolloutPoll},
 		"refused as a request": {answers: []any{refused}, code: cli.Invalid, says: "nonsense"},
