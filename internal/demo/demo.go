@@ -32,7 +32,7 @@ type Options struct {
 }
 
 // stepLimit bounds a step: far above what one takes, so that only a hang meets it.
-const stepLimit = 45 * time.Second
+const stepLimit = 3 * time.Minute
 
 // story is one run of the demo.
 type story struct {

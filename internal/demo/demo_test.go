@@ -24,7 +24,7 @@ func TestStory(t *testing.T) {
 		Apex:       labtest.Build(t, filepath.Join("..", "..", "cmd", "apex")),
 	}
 	var out bytes.Buffer
-	if err := Run(labtest.Context(t, 5*time.Minute), Options{Out: &out, Binaries: binaries}); err != nil {
+	if err := Run(labtest.Context(t, 10*time.Minute), Options{Out: &out, Binaries: binaries}); err != nil {
 		t.Fatalf("%v\n%s", err, out.String())
 	}
 	if !strings.Contains(out.String(), "14 of 14 steps") {

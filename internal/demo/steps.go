@@ -245,7 +245,7 @@ func (s *story) merge(ctx context.Context) (string, error) {
 		return "", err
 	}
 	enforced := time.Since(began)
-	if out := s.probe(ctx, "web", "db", 6379, 5*time.Second); out.Verdict != lab.Reached {
+	if out := s.probe(ctx, "web", "db", 6379, time.Minute); out.Verdict != lab.Reached {
 		return "", fmt.Errorf("web does not reach the cache: %s", out)
 	}
 	s.say("$ git push && apex apply --wait")

@@ -36,7 +36,7 @@ func TestMain(m *testing.M) {
 // TestProvidersOnHosts starts Dex, with a directory, and Zitadel on a server, and reads their discovery documents over
 // https from another host. Closing the lab checks that they are gone.
 func TestProvidersOnHosts(t *testing.T) {
-	ctx := labtest.Context(t, time.Minute)
+	ctx := labtest.Context(t, 3*time.Minute)
 	l := labtest.New(t)
 	net, err := l.Switch("internet", netip.MustParsePrefix("198.51.100.0/24"))
 	if err != nil {
