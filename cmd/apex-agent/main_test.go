@@ -18,7 +18,7 @@ func execute(t *testing.T, args ...string) (cli.Code, string, string) {
 	s := cli.Streams{In: strings.NewReader(""), Out: &out, Err: &talk}
 	code := cli.Run("apex-agent", s, func(ctx context.Context) error {
 		root := newRoot(s)
-		root.SetArgs(args)
+		root.SetArgs(append([]string{}, args...)) // nil would be what the test itself was called with
 		return root.ExecuteContext(ctx)
 	})
 	return code, out.String(), talk.String()
