@@ -2,24 +2,20 @@ package agenttest
 
 import (
 	"bytes"
-	"math/rand/v2"
 	"net"
-	"net/netip"
-	"runtime"
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/apex-network/apex/internal/loopback"
 )
 
-// listen takes a loopback address of its own, so that whoever listens there may stop and come back: between the two,
-// the system could give a port of 127.0.0.1 to any connection that goes out. Other systems have that one address only.
+// listen takes a loopback address of its own, so that whoever listens there may stop and come back.
 func listen(t testing.TB) net.Listener {
 	t.Helper()
-	ip := netip.MustParseAddr("127.0.0.1")
-	if runtime.GOOS == "linux" {
-		ip = netip.AddrFrom4([4]byte{127, byte(1 + rand.N(254)), byte(rand.N(256)), byte(1 + rand.N(254))})
-	}
-	l, err := net.Listen("tcp", netip.AddrPortFrom(ip, 0).String())
+	at, err := loopback.Address()
+	check(t, err)
+	l, err := net.Listen("tcp", at.String())
 	check(t, err)
 	return l
 }

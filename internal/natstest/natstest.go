@@ -4,19 +4,17 @@ package natstest
 
 import (
 	"fmt"
-	"math/rand/v2"
 	"net"
-	"net/netip"
 	"net/url"
 	"path/filepath"
-	"runtime"
-	"slices"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
+
+	"github.com/apex-network/apex/internal/loopback"
 )
 
 // patience is for what hangs: servers find each other within a second, on a loaded machine within several.
@@ -25,8 +23,6 @@ const patience = 5 * time.Minute
 // Cluster is a number of servers that know each other. Their addresses and folders stay when they are stopped and started.
 type Cluster struct {
 	t       *testing.T
-	host    string
-	ports   []int // that it took
 	options []*server.Options
 	servers []*server.Server // nil: stopped
 }
@@ -34,17 +30,19 @@ type Cluster struct {
 // Start runs n servers until the test ends and waits until JetStream is usable.
 func Start(t *testing.T, n int) *Cluster {
 	t.Helper()
-	c := &Cluster{t: t, host: ownHost(), servers: make([]*server.Server, n)}
+	c := &Cluster{t: t, servers: make([]*server.Server, n)}
 	dir := t.TempDir()
 	var routes []*url.URL
 	for i := range n {
 		o := &server.Options{
-			ServerName: fmt.Sprintf("n%d", i), Host: c.host, Port: c.freePort(), JetStream: true, NoSigs: true, NoLog: true,
+			ServerName: fmt.Sprintf("n%d", i), JetStream: true, NoSigs: true, NoLog: true,
 			StoreDir: filepath.Join(dir, fmt.Sprint(i)), JetStreamMaxMemory: 64 << 20, JetStreamMaxStore: 4 << 30,
 		}
+		o.Host, o.Port = place(t)
 		if n > 1 {
-			o.Cluster = server.ClusterOpts{Name: "apex", Host: c.host, Port: c.freePort()}
-			routes = append(routes, &url.URL{Scheme: "nats", Host: address(c.host, o.Cluster.Port)})
+			o.Cluster.Name = "apex"
+			o.Cluster.Host, o.Cluster.Port = place(t)
+			routes = append(routes, &url.URL{Scheme: "nats", Host: address(o.Cluster.Host, o.Cluster.Port)})
 		}
 		c.options = append(c.options, o)
 	}
@@ -61,39 +59,14 @@ func Start(t *testing.T, n int) *Cluster {
 	return c
 }
 
-// ownHost gives an address of loopback that nobody else uses. A server that is stopped has to find its port free when it is
-// started again, and on 127.0.0.1 any connection and any test may have taken it meanwhile. Connections to an address of
-// 127.0.0.0/8 come from 127.0.0.1, so that nothing sits on another one by chance. Only Linux has them all.
-func ownHost() string {
-	if runtime.GOOS != "linux" {
-		return "127.0.0.1"
+// place gives a host and a port that a server which is stopped finds free when it is started again.
+func place(t *testing.T) (host string, port int) {
+	t.Helper()
+	at, err := loopback.Address()
+	if err != nil {
+		t.Fatal(err)
 	}
-	return netip.AddrFrom4([4]byte{127, byte(1 + rand.IntN(254)), byte(rand.IntN(256)), byte(1 + rand.IntN(254))}).String()
-}
-
-// Ports that systems give to nobody by themselves (Linux begins at 32768, others at 49152), so that who listens on all
-// addresses at a port of chance is not in the way either.
-const (
-	firstPort = 12_000
-	lastPort  = 32_000
-)
-
-// freePort gives a port that nobody listens on.
-func (c *Cluster) freePort() int {
-	c.t.Helper()
-	for range 100 {
-		port := firstPort + rand.IntN(lastPort-firstPort)
-		if slices.Contains(c.ports, port) {
-			continue
-		}
-		if l, err := net.Listen("tcp", address(c.host, port)); err == nil {
-			l.Close()
-			c.ports = append(c.ports, port)
-			return port
-		}
-	}
-	c.t.Fatalf("no free port of %s from %d to %d", c.host, firstPort, lastPort)
-	return 0
+	return at.Addr().String(), int(at.Port())
 }
 
 func address(host string, port int) string { return net.JoinHostPort(host, strconv.Itoa(port)) }
@@ -102,7 +75,7 @@ func address(host string, port int) string { return net.JoinHostPort(host, strco
 func (c *Cluster) URL() string {
 	var urls []string
 	for _, o := range c.options {
-		urls = append(urls, "nats://"+address(c.host, o.Port))
+		urls = append(urls, "nats://"+address(o.Host, o.Port))
 	}
 	return strings.Join(urls, ",")
 }

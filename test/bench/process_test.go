@@ -13,7 +13,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -26,6 +25,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/apex-network/apex/internal/keyfile"
+	"github.com/apex-network/apex/internal/loopback"
 	"github.com/apex-network/apex/internal/protocol"
 	"github.com/apex-network/apex/signer"
 )
@@ -55,7 +55,7 @@ type process struct {
 
 func newProcess(tb testing.TB, binary string, n *network) *process {
 	tb.Helper()
-	p := &process{tb: tb, binary: binary, dir: tb.TempDir(), api: freePort(tb), metrics: freePort(tb), secret: []byte("a-secret-of-the-benchmark")}
+	p := &process{tb: tb, binary: binary, dir: tb.TempDir(), api: ownAddress(tb), metrics: ownAddress(tb), secret: []byte("a-secret-of-the-benchmark")}
 	text, err := signer.MarshalPrivate(n.env.ControllerKey())
 	if err == nil {
 		err = keyfile.Create(filepath.Join(p.dir, "controller.key"), text)
@@ -95,14 +95,14 @@ networks:
 	return p
 }
 
-func freePort(tb testing.TB) string {
+// ownAddress is where a server may listen, again and again.
+func ownAddress(tb testing.TB) string {
 	tb.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	at, err := loopback.Address()
 	if err != nil {
 		tb.Fatal(err)
 	}
-	defer l.Close()
-	return l.Addr().String()
+	return at.String()
 }
 
 // start runs the controller and gives the time until it is ready: every network serves a generation.
