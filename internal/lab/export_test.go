@@ -4,5 +4,6 @@ package lab
 
 import "time"
 
-// SetCloseLimit shortens how long Close waits, for tests of what it says when it waits in vain.
-func (l *Lab) SetCloseLimit(d time.Duration) { l.closeLimit = d }
+// SetLeakLimit shortens how long Close waits for a namespace to go, for tests of what it says when it waits in vain. Its other
+// steps keep their time.
+func (l *Lab) SetLeakLimit(d time.Duration) { l.leakLimit = d }

@@ -124,7 +124,7 @@ func testKill(t *testing.T, binary string) {
 			}
 			check(t, cmd.Process.Kill())
 			_ = cmd.Wait()
-			check(t, lab.Await(labtest.Context(t, 10*time.Second), "see everything die", func(context.Context) error {
+			check(t, lab.Await(labtest.Context(t, time.Minute), "see everything die", func(context.Context) error {
 				if running(t, mark) {
 					return errors.New("a daemon still runs")
 				}
@@ -213,7 +213,11 @@ func testNoUserNamespaces(t *testing.T, binary string) {
 		if err != nil {
 			return err
 		}
-		if err := os.WriteFile(filepath.Join(h.Dir(), "isolated"), program, 0o755); err != nil {
+		// A child that another test forks meanwhile would hold the file open for writing, and nobody could run it.
+		syscall.ForkLock.RLock()
+		err = os.WriteFile(filepath.Join(h.Dir(), "isolated"), program, 0o755)
+		syscall.ForkLock.RUnlock()
+		if err != nil {
 			return err
 		}
 		asNobody(t, cmd)

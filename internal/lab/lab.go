@@ -24,8 +24,8 @@ import (
 // ErrClosed says that the lab, or the host, has been closed.
 var ErrClosed = errors.New("lab is closed")
 
-// closeLimit bounds how long Close waits for the kernel to let go of namespaces.
-const closeLimit = 15 * time.Second
+// closeLimit bounds each step of Close. Only what hangs, or a namespace that something still holds, takes so long.
+const closeLimit = time.Minute
 
 // Options configures New. The zero value is usable.
 type Options struct {
@@ -51,9 +51,9 @@ type Lab struct {
 	closing  bool
 	building sync.WaitGroup
 
-	closeLimit time.Duration
-	closeOnce  sync.Once
-	closeErr   error
+	leakLimit time.Duration // how long the kernel may take to let go of what Close has left
+	closeOnce sync.Once
+	closeErr  error
 }
 
 var nameShape = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
@@ -74,7 +74,7 @@ func New(ctx context.Context, o Options) (*Lab, error) {
 	if err != nil {
 		return nil, fmt.Errorf("lab folder: %w", err)
 	}
-	l := &Lab{log: o.Logger, dir: dir, visible: visible, hosts: map[string]*Host{}, switches: map[string]*Switch{}, closeLimit: closeLimit}
+	l := &Lab{log: o.Logger, dir: dir, visible: visible, hosts: map[string]*Host{}, switches: map[string]*Switch{}, leakLimit: closeLimit}
 	l.hub, err = newNamespace(unix.CLONE_NEWNET, func() (err error) {
 		l.nl, err = openNetlink()
 		return err
@@ -173,11 +173,12 @@ func (l *Lab) close() error {
 		inodes[h.ns.inode] = h.name
 	}
 	// Each step has its own time: one that fails must not make the later ones fail too.
-	step := func(fn func(context.Context) error) error {
-		ctx, cancel := context.WithTimeout(context.Background(), l.closeLimit)
+	bounded := func(limit time.Duration, fn func(context.Context) error) error {
+		ctx, cancel := context.WithTimeout(context.Background(), limit)
 		defer cancel()
 		return fn(ctx)
 	}
+	step := func(fn func(context.Context) error) error { return bounded(closeLimit, fn) }
 	// Processes first, while links are up: their connections then end with FIN or RST instead of lingering.
 	processes := step(func(ctx context.Context) error {
 		return eachHost(hosts, func(h *Host) error { return h.killAll(ctx) })
@@ -189,7 +190,7 @@ func (l *Lab) close() error {
 	// If something still runs inside, the hub stays: without its netlink handle, the next request of what runs would go
 	// to the program's own namespace.
 	if namespaces == nil {
-		namespaces = errors.Join(step(l.awaitEmptyHub), step(l.closeHub), step(func(ctx context.Context) error {
+		namespaces = errors.Join(bounded(l.leakLimit, l.awaitEmptyHub), step(l.closeHub), bounded(l.leakLimit, func(ctx context.Context) error {
 			return Await(ctx, "close lab", func(context.Context) error { return findHolders(inodes) })
 		}))
 	}

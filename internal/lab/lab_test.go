@@ -64,10 +64,12 @@ func TestHostsOnOneSwitch(t *testing.T) {
 			}
 		}
 	}
-	if got := a.Ping(ctx, netip.MustParseAddr("192.0.2.200")); got.Verdict != lab.TimedOut {
-		t.Errorf("ping nobody: %s, %v; want timed out", got.Verdict, got.Err)
+	// Somebody who drops it: that there is nobody at an address the kernel itself says after three seconds.
+	silent := must(l.Router(ctx, "silent", lab.Firewalled, lan))(t)
+	if got := a.Ping(ctx, silent.Outside.Addr4()); got.Verdict != lab.TimedOut {
+		t.Errorf("ping a firewall: %s, %v; want timed out", got.Verdict, got.Err)
 	}
-	if got := a.Ping(ctx, netip.MustParseAddr("198.51.100.1")); got.Verdict != lab.Blocked {
+	if got := a.Probe(ctx, netip.MustParseAddr("198.51.100.1"), patientPing); got.Verdict != lab.Blocked {
 		t.Errorf("ping without a route: %s, %v; want blocked", got.Verdict, got.Err)
 	}
 }

@@ -151,10 +151,14 @@ func TestCloseKillsEscapees(t *testing.T) {
 	l := labtest.New(t)
 	h := must(l.Host("a"))(t)
 	mark := marker(t)
-	must(h.Run(ctx, "sh", "-c", "setsid sleep "+mark+" >/dev/null 2>&1 & sleep 0.1"))(t)
-	if !running(t, mark) {
-		t.Fatal("the escapee did not start")
-	}
+	// The escapee opens the pipe once it has left its group, of which nothing is left when the shell ends.
+	must(h.Run(ctx, "sh", "-c", "mkfifo up; setsid sh -c 'echo > up; exec sleep "+mark+"' >/dev/null 2>&1 & read line < up"))(t)
+	check(t, lab.Await(ctx, "see the escapee run", func(context.Context) error {
+		if !running(t, mark) {
+			return errors.New("it does not run yet")
+		}
+		return nil
+	}))
 	check(t, l.Close())
 	if running(t, mark) {
 		t.Error("the escapee survived Close")
@@ -202,7 +206,7 @@ func TestCloseReportsLeaks(t *testing.T) {
 		leaked, err = net.ListenPacket("udp", "127.0.0.1:0")
 		return err
 	}))
-	l.SetCloseLimit(300 * time.Millisecond)
+	l.SetLeakLimit(300 * time.Millisecond)
 	err := l.Close()
 	if err == nil || !strings.Contains(err.Error(), "leaky/eth0") {
 		t.Errorf("close with an open socket: %v", err)

@@ -22,8 +22,8 @@ import (
 func TestWireGuard(t *testing.T) {
 	labtest.NeedTunnel(t)
 	t.Parallel()
-	ctx := labtest.Context(t, 2*time.Minute)
 	binary := labtest.Build(t, "testdata/wgnode")
+	ctx := labtest.Context(t, 5*time.Minute)
 	n := newInternet(t, ctx, labtest.New(t), lab.Cone, lab.Cone)
 	nodes := []*wgNode{
 		{host: n.left, address: netip.MustParsePrefix("10.9.0.1/24"), endpoint: n.gwLeft.Outside.Addr4()},
@@ -36,14 +36,13 @@ func TestWireGuard(t *testing.T) {
 	nodes[0].peer(t, ctx, nodes[1])
 	nodes[1].peer(t, ctx, nodes[0])
 
-	probe := lab.Probe{Protocol: lab.ICMP, Timeout: 10 * time.Second} // both homes have to punch first
-	if o := n.left.Probe(ctx, nodes[1].address.Addr(), probe); o.Verdict != lab.Reached {
+	if o := n.left.Probe(ctx, nodes[1].address.Addr(), patientPing); o.Verdict != lab.Reached { // both homes have to punch first
 		t.Fatalf("ping through the tunnel: %s, %v", o, o.Err)
 	}
 	must(n.right.Echo(ctx, 7000))(t)
 	matrix := must(lab.Measure(ctx, []lab.Source{{Host: n.left}, {Host: n.server}}, []lab.Target{
-		{Host: n.right, Addr: nodes[1].address.Addr(), Probe: lab.Probe{Protocol: lab.TCP, Port: 7000}},
-		{Host: n.right, Addr: nodes[1].address.Addr(), Probe: lab.Probe{Protocol: lab.UDP, Port: 7000}},
+		{Host: n.right, Addr: nodes[1].address.Addr(), Probe: lab.Probe{Protocol: lab.TCP, Port: 7000, Timeout: patient}},
+		{Host: n.right, Addr: nodes[1].address.Addr(), Probe: lab.Probe{Protocol: lab.UDP, Port: 7000, Timeout: patient}},
 	}))(t)
 	t.Logf("reachability in %s:\n%s", matrix.Took, matrix)
 	for _, m := range matrix.Mismatches(func(s lab.Source, _ lab.Target) bool { return s.Host == n.left }) {
@@ -56,7 +55,7 @@ func TestWireGuard(t *testing.T) {
 	}
 	nodes[0].start(t, ctx, binary)
 	nodes[0].peer(t, ctx, nodes[1])
-	if o := n.left.Probe(ctx, nodes[1].address.Addr(), probe); o.Verdict != lab.Reached {
+	if o := n.left.Probe(ctx, nodes[1].address.Addr(), patientPing); o.Verdict != lab.Reached {
 		t.Errorf("ping after the restart: %s, %v", o, o.Err)
 	}
 	check(t, nodes[1].process.Stop(ctx))

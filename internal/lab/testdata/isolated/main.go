@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"strconv"
+	"time"
 
 	"github.com/apex-network/apex/internal/lab"
 )
@@ -106,5 +107,5 @@ func pingThrough(ctx context.Context, l *lab.Lab) (lab.Outcome, error) {
 	if err != nil {
 		return lab.Outcome{}, err
 	}
-	return inside.Ping(ctx, eth.Addr4()), nil
+	return inside.Probe(ctx, eth.Addr4(), lab.Probe{Protocol: lab.ICMP, Timeout: time.Minute}), nil
 }
