@@ -1,7 +1,6 @@
 package reconciler_test
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -50,13 +49,11 @@ func inNamespace(t testing.TB) bool {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
-	defer cancel()
 	which := []string{"-test.run=^" + t.Name() + "$"}
 	if _, ok := t.(*testing.B); ok {
 		which = []string{"-test.run=^$", "-test.bench=^" + t.Name() + "$", "-test.benchtime=1x"}
 	}
-	cmd := exec.CommandContext(ctx, exe, append(which, "-test.v", "-test.count=1", "-test.timeout=110s")...)
+	cmd := exec.CommandContext(t.Context(), exe, append(which, "-test.v", "-test.count=1", "-test.timeout="+insideLimit(t).String())...)
 	cmd.Env = append(os.Environ(), insideEnv+"="+t.Name())
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET | unix.CLONE_NEWNS, Pdeathsig: unix.SIGKILL}
 	if os.Geteuid() != 0 {
@@ -77,6 +74,17 @@ func inNamespace(t testing.TB) bool {
 		}
 	}
 	return false
+}
+
+// insideLimit is how long the copy may take: until shortly before this test's own deadline, so that the copy is the one that
+// says where it hangs.
+func insideLimit(t testing.TB) time.Duration {
+	if d, ok := t.(interface{ Deadline() (time.Time, bool) }); ok {
+		if deadline, ok := d.Deadline(); ok {
+			return max(time.Until(deadline)-10*time.Second, time.Second)
+		}
+	}
+	return 20 * time.Minute
 }
 
 // furnish gives the namespace a loopback interface and its own /run, where UAPI sockets live.

@@ -68,7 +68,7 @@ func TestHostKeyRotation(t *testing.T) {
 		// Traffic in between finds the two ends apart.
 		started := time.Now()
 		answer := make(chan error, 1)
-		go func() { answer <- talk(c, 20*time.Second) }()
+		go func() { answer <- talk(c, soon) }()
 		if hereFirst {
 			far.trust(t, public(old), public(next), 51820, allowed...)
 		} else {

@@ -1,7 +1,7 @@
 // Command kerneltest runs the reconciler's tests of the host on a real Linux kernel with the WireGuard module, under
 // QEMU software emulation, without installing anything and without privileges:
 //
-//	go run ./reconciler/kerneltest [-run REGEXP] [-timeout 5m]
+//	go run ./reconciler/kerneltest [-run REGEXP] [-timeout 30m]
 //
 // It fetches Debian's cloud kernel package (apt-get download, dpkg -x, depmod -b) into the user's cache folder
 // ($APEX_CACHE, else the system's, folder "apex"), builds an initramfs of the static test binary, a static init
@@ -28,7 +28,7 @@ import (
 func main() {
 	run := flag.String("run", "^TestHost", "which tests to run in the guest")
 	bench := flag.String("bench", "", "which benchmarks to run in the guest")
-	timeout := flag.Duration("timeout", 5*time.Minute, "limit for the guest")
+	timeout := flag.Duration("timeout", 30*time.Minute, "limit for the guest, which is emulated: for one that hangs")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
