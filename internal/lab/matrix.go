@@ -3,10 +3,12 @@
 package lab
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -43,7 +45,7 @@ type Matrix struct {
 // ends first.
 func Measure(ctx context.Context, sources []Source, targets []Target) (*Matrix, error) {
 	started := time.Now()
-	m := &Matrix{Sources: sources, Targets: targets, Cells: make([][]Outcome, len(sources))}
+	m := &Matrix{Sources: sources, Targets: slices.Clone(targets), Cells: make([][]Outcome, len(sources))}
 	var group errgroup.Group
 	group.SetLimit(matrixParallel)
 	for i, s := range sources {
@@ -66,12 +68,18 @@ func Measure(ctx context.Context, sources []Source, targets []Target) (*Matrix, 
 	return m, nil
 }
 
-// Converge measures until reachability is what want says, and returns that measurement. When ctx ends first, the error
-// lists the differences of the last one, which is returned too.
+// Converge measures until reachability is what want says, and returns that measurement. Each one gives the probes twice the
+// time of the one before, up to a minute: a machine may be too busy for the first. When ctx ends first, the error lists the
+// differences of the last one, which is returned too.
 func Converge(ctx context.Context, sources []Source, targets []Target, want func(Source, Target) bool) (*Matrix, error) {
 	var last *Matrix
+	targets = slices.Clone(targets)
 	err := Await(ctx, "wait for the expected reachability", func(ctx context.Context) error {
 		m, err := Measure(ctx, sources, targets)
+		for i := range targets {
+			timeout := &targets[i].Probe.Timeout
+			*timeout = min(2*cmp.Or(*timeout, probeTimeout), time.Minute)
+		}
 		if err != nil {
 			return err
 		}

@@ -20,7 +20,7 @@ import (
 // TestMembershipEnds lives through the shortest life that a binding can have, a minute. A person whom the directory
 // behind Dex has taken out of a group loses what the group has, with the renewal that the agent does by itself; a pod goes
 // on with the tokens that its volume brings; a visitor without either is dropped by the peers at the very end, with no
-// controller alive to tell them.
+// controller alive to tell them, and a resident, whose binding is longer, is not.
 func TestMembershipEnds(t *testing.T) {
 	t.Parallel()
 	e := newEnrolment(t, fleet.Options{})
@@ -33,7 +33,8 @@ func TestMembershipEnds(t *testing.T) {
 	cluster := e.simulate("cluster", spec.TokenBindingOptional)
 	e.office("{name: staff, issuer: corp, groups: [staff], ttl: 1m}",
 		`{name: pods, issuer: cluster, match: {sub: "system:serviceaccount:web:*"}, labels: {kind: pod}, ttl: 1m}`,
-		`{name: visitors, issuer: cluster, match: {sub: visitor}, labels: {kind: visitor}, ttl: 1m}`)
+		`{name: visitors, issuer: cluster, match: {sub: visitor}, labels: {kind: visitor}, ttl: 1m}`,
+		`{name: residents, issuer: cluster, match: {sub: resident}, labels: {kind: visitor}, ttl: 1h}`)
 	e.allow(toServer(`groups: ["corp:ops"]`, "tcp/443"), toServer(`groups: ["corp:staff"]`, "icmp"),
 		toServer("labels: {kind: pod}", "tcp/443"), toServer("labels: {kind: visitor}", "tcp/443"))
 
@@ -42,42 +43,45 @@ func TestMembershipEnds(t *testing.T) {
 		return cluster.Mint(idp.ServiceAccount{Namespace: "web"}.Claims(cluster.Issuer(), "apex", time.Now()).With("jti", time.Now().String()))
 	}
 	volume.swap(mount())
-	laptop, visitor := e.joiner("laptop", nil), e.joiner("visitor", nil)
+	laptop, resident, visitor := e.joiner("laptop", nil), e.joiner("resident", nil), e.joiner("visitor", nil)
 	pod := e.joiner("pod", &agent.JoinConfig{Issuer: "cluster", TokenFile: volume.token()})
 	e.begin()
 
 	e.must(e.byBrowser(laptop, "alice", "--issuer", "corp"))
-	e.must(e.withToken(visitor, cluster.Mint(e.claims(cluster, visitor, "visitor").Without("jti")), "--issuer", "cluster"))
-	for _, n := range []*fleet.Node{laptop, pod, visitor} {
+	alone := func(n *fleet.Node) {
+		e.must(e.withToken(n, cluster.Mint(e.claims(cluster, n, n.Spec.Name).Without("jti")), "--issuer", "cluster"))
+	}
+	alone(resident)
+	for _, n := range []*fleet.Node{laptop, pod, resident} {
 		e.bound(n)
 		e.reaches(n.Host, serverAddr, tcp(443), true)
 	}
 	first := must(pod.Enrolment(e.ctx, "office"))(t)
 	volume.swap(mount())
 	e.must(directory.RemoveFromGroup(e.ctx, "alice", "ops"))
-	left := time.Now()
-	e.still(laptop.Host, serverAddr, tcp(443), true)
-
-	e.stop(laptop, tcp(443), left, "the directory taking the group away")
-	c, err := visitor.AwaitCondition(e.ctx, "office", status.EnrolmentExpiring, true)
-	e.must(err)
-	t.Logf("the visitor says: %s: %s", c.Reason, c.Message)
+	e.stop(laptop, tcp(443), time.Now(), "the directory taking the group away")
 	e.still(laptop.Host, serverAddr, icmp(), true)
 	e.must(pod.Agent.Await(e.ctx, "the pod renews with the new token", awaitRenewed(pod, first.Binding.Expires)))
 	e.still(pod.Host, serverAddr, tcp(443), true)
 
+	alone(visitor) // not before: nothing else is done in this minute
+	e.bound(visitor)
+	e.reaches(visitor.Host, serverAddr, tcp(443), true)
 	end := must(visitor.Enrolment(e.ctx, "office"))(t).Binding.Expires
 	e.must(e.Controller.Process.Kill(e.ctx))
 	e.still(visitor.Host, serverAddr, tcp(443), true)
-	e.stop(visitor, tcp(443), end, "the end of the visitor's binding, without a controller")
+	c, err := visitor.AwaitCondition(e.ctx, "office", status.EnrolmentExpiring, true)
+	e.must(err)
+	t.Logf("the visitor says: %s: %s", c.Reason, c.Message)
+	e.gone("visitor")
 	if time.Now().Before(end) {
-		t.Errorf("packets stopped %s before the binding ended", time.Until(end))
+		t.Errorf("the server let go of the visitor %s before the binding ended", time.Until(end))
 	}
+	e.stop(visitor, tcp(443), end, "the end of the visitor's binding, without a controller")
 	s, err := visitor.AwaitStage(e.ctx, "office", control.Expired)
 	e.must(err)
 	t.Logf("the visitor is %s: %s", s.Stage, s.Message)
-	e.still(pod.Host, serverAddr, tcp(443), true)
-	e.still(laptop.Host, serverAddr, icmp(), true)
+	e.still(resident.Host, serverAddr, tcp(443), true)
 }
 
 // volume is a projected volume of Kubernetes: token is a link to ..data/token, ..data a link to a folder with a date, and

@@ -22,7 +22,8 @@ import (
 // simulated, in GitHub's shape.
 func TestJobsJoin(t *testing.T) {
 	t.Parallel()
-	e := newEnrolment(t, fleet.Options{Limits: "{ephemeralGrace: 1s}"})
+	// Long enough for a live job's agent to come back when its stream breaks, on a machine that is busy.
+	e := newEnrolment(t, fleet.Options{Limits: "{ephemeralGrace: 10s}"})
 	forge := e.simulate("forge", spec.TokenBindingRequired)
 	e.office(`{name: ci, issuer: forge, match: {repository: acme/*, ref: refs/heads/main}, labels: {kind: runner}, ephemeral: true}`)
 	e.allow(toServer("labels: {kind: runner}", "tcp/443"))

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -108,10 +109,16 @@ func TestTampering(t *testing.T) {
 			var c status.Condition
 			err := n.Agent.Await(w.ctx, a.condition+" "+a.reason, func(ctx context.Context) error {
 				z, err := n.Zone(ctx, "office")
-				if c = condition(z, a.condition); err == nil && (!c.Status || c.Reason != a.reason) {
-					err = fmt.Errorf("conditions: %+v", z.Conditions)
+				if err != nil {
+					return err
 				}
-				return err
+				if c = condition(z, a.condition); !c.Status || c.Reason != a.reason {
+					return fmt.Errorf("conditions: %+v", z.Conditions)
+				}
+				if liar.lied(a.node) == 0 { // a timestamp may also have run out by itself
+					return errors.New("the node has heard no lie")
+				}
+				return nil
 			})
 			if err != nil {
 				t.Fatalf("%s: %v", a.about, err)
@@ -119,9 +126,6 @@ func TestTampering(t *testing.T) {
 			t.Logf("%s: %s %s: %s", a.about, c.Type, c.Reason, c.Message)
 			if c.Message == "" {
 				t.Error("nothing is said to people")
-			}
-			if liar.lied(a.node) == 0 {
-				t.Error("the node heard no lie")
 			}
 		})
 	}

@@ -156,7 +156,8 @@ func (w *world) echo(h *lab.Host, ports ...uint16) {
 	}
 }
 
-// quick is how long a probe of a test waits: everything here is on one machine.
+// quick is how long a probe of a test waits that may go unanswered: everything here is on one machine. That it is answered is
+// never asked with that alone: see reaches and still.
 const quick = 700 * time.Millisecond
 
 func tcp(port uint16) lab.Probe { return lab.Probe{Protocol: lab.TCP, Port: port, Timeout: quick} }
