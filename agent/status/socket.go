@@ -136,7 +136,7 @@ type Client struct {
 
 // NewClient gives a client of the socket at path. It connects when asked, not before.
 func NewClient(path string) *Client {
-	return &Client{path: path, http: &http.Client{Transport: Transport(path), Timeout: 10 * time.Second}}
+	return &Client{path: path, http: &http.Client{Transport: Transport(path)}}
 }
 
 // Transport sends requests to the unix socket at path, whatever host they name, each on a connection of its own.
@@ -150,8 +150,14 @@ func Transport(path string) *http.Transport {
 	}
 }
 
-// Get asks for the status. ErrNoAgent if nobody listens; a permission error says which user may read.
+// Get asks for the status, for ten seconds unless ctx has a deadline. ErrNoAgent if nobody listens; a permission error says
+// which user may read.
 func (c *Client) Get(ctx context.Context) (Status, error) {
+	if _, ok := ctx.Deadline(); !ok {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, 10*time.Second)
+		defer cancel()
+	}
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://agent"+Path, nil)
 	if err != nil {
 		return Status{}, err
