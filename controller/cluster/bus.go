@@ -129,6 +129,9 @@ func (b natsBus) Listen(subject string, answer func(context.Context, []byte) []b
 	}
 	return func() {
 		_ = sub.Unsubscribe() // fails only if the connection is closed
+		if b.conn.IsConnected() {
+			_ = b.conn.FlushTimeout(b.patience) // who asks from now on is told that nobody listens, and does not find out by waiting
+		}
 		cancel()
 		working.Wait()
 	}, nil
