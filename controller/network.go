@@ -10,7 +10,6 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -132,7 +131,7 @@ func (c *Controller) openNetwork(ctx context.Context, cfg config.Network) (_ *ne
 	if n.secret, err = readSecret(cfg.WebhookSecretFile); err != nil {
 		return fail(err)
 	}
-	n.secrets = digestFiles(secretFiles(cfg))
+	n.secrets = digestFiles(cfg.Files())
 	if n.verifier, err = tokens.New(tokens.Options{CAFile: cfg.IssuerCAFile, Now: c.now, Logger: n.log}); err != nil {
 		return fail(err)
 	}
@@ -196,12 +195,6 @@ func readSecret(path string) ([]byte, error) {
 	return text, nil
 }
 
-// secretFiles are the files that are read at the start of a network.
-func secretFiles(cfg config.Network) []string {
-	return slices.Concat([]string{cfg.WebhookSecretFile}, cfg.Keys.ManifestFiles, cfg.Keys.TimestampFiles, cfg.Keys.EnrolmentFiles,
-		[]string{cfg.IssuerCAFile})
-}
-
 func digestFiles(files []string) [sha256.Size]byte {
 	h := sha256.New()
 	for _, f := range files {
@@ -212,7 +205,7 @@ func digestFiles(files []string) [sha256.Size]byte {
 }
 
 // secretsChanged reports whether a file was replaced since the start.
-func (n *network) secretsChanged() bool { return digestFiles(secretFiles(n.cfg)) != n.secrets }
+func (n *network) secretsChanged() bool { return digestFiles(n.cfg.Files()) != n.secrets }
 
 // run works until ctx ends.
 func (n *network) run(ctx context.Context) {

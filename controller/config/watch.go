@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/fsnotify/fsnotify"
@@ -21,19 +22,26 @@ const (
 
 // Files lists the files whose content the configuration depends on besides itself.
 func (c *Config) Files() []string {
-	files := []string{c.TLS.CertFile, c.TLS.KeyFile}
-	for _, n := range c.Networks {
-		files = append(files, n.WebhookSecretFile)
-		files = append(files, n.Keys.ManifestFiles...)
-		files = append(files, n.Keys.TimestampFiles...)
+	var files []string
+	if c.TLS.CertFile != "" {
+		files = append(files, c.TLS.CertFile, c.TLS.KeyFile)
 	}
-	out := files[:0]
-	for _, f := range files {
-		if f != "" {
-			out = append(out, f)
+	for _, n := range c.Networks {
+		files = append(files, n.Files()...)
+	}
+	return files
+}
+
+// Files lists the files that are read when the network starts: another content of one takes another start. What fetches from
+// the repository authenticate with is read at each fetch.
+func (n Network) Files() []string {
+	files := slices.Concat(n.Keys.ManifestFiles, n.Keys.TimestampFiles, n.Keys.EnrolmentFiles)
+	for _, file := range []string{n.WebhookSecretFile, n.IssuerCAFile} {
+		if file != "" {
+			files = append(files, file)
 		}
 	}
-	return out
+	return files
 }
 
 // Watch calls use with each new valid configuration until ctx ends: when the file at path, or one that it names, has other

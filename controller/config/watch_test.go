@@ -22,7 +22,9 @@ networks:
   - name: acme
     repository: {url: https://git.example/acme.git}
     trustRoot: 0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef
-    keys: {manifestFiles: [manifest.key], timestampFiles: [manifest.key]}
+    keys: {manifestFiles: [manifest.key], timestampFiles: [manifest.key], enrolmentFiles: [enrolment.key]}
+    issuerCAFile: ca.pem
+    webhookSecretFile: secret
 `
 
 // files is a configuration with what it names.
@@ -34,7 +36,9 @@ type files struct {
 func newFiles(t *testing.T) files {
 	f := files{t, t.TempDir()}
 	f.write("controller.yaml", followed)
-	f.write("manifest.key", "1")
+	for _, name := range []string{"manifest.key", "enrolment.key", "ca.pem", "secret"} {
+		f.write(name, "1")
+	}
 	return f
 }
 
@@ -95,7 +99,7 @@ func TestWatchLooksWhereTheSystemTellsNothing(t *testing.T) {
 }
 
 func TestWatchSeesWhatChangedSinceItWasLoaded(t *testing.T) {
-	for _, name := range []string{"controller.yaml", "manifest.key"} {
+	for _, name := range []string{"controller.yaml", "manifest.key", "enrolment.key", "ca.pem", "secret"} {
 		synctest.Test(t, func(t *testing.T) {
 			f := newFiles(t)
 			c := f.load()
