@@ -37,7 +37,7 @@ func (c *Controller) openEnrolment(ctx context.Context, n *network, cfg config.N
 		Limits: enrol.Limits{PerIssuer: limits.PerIssuer, PerSubject: limits.PerSubject,
 			PerAddress: limits.PerAddress},
 		EphemeralGrace: time.Duration(limits.EphemeralGrace),
-		Now:            n.now, Logger: n.log, Metrics: c.enrolMetrics, Changed: func() { nudge(n.changed) },
+		Now:            n.now, Logger: n.log, Metrics: c.enrolMetrics, Changed: func() { nudge(n.changed) }, Flush: c.store.Flush,
 	}
 	if n.replica != nil {
 		o.Replica, o.Leads = c.replicas.me.ID, n.replica.lease.Leads

@@ -62,6 +62,7 @@ func (s *Service) Enrol(ctx context.Context, from netip.Addr, proof *protocol.To
 	req protocol.EnrolRequest) (protocol.EnrolResult, error) {
 	start := time.Now()
 	result, err := s.enrol(ctx, from, proof, req)
+	err = s.lasting(ctx, err)
 	s.opts.Metrics.enrolled(s.opts.Network, result, err, time.Since(start))
 	return result, err
 }

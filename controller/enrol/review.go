@@ -360,6 +360,10 @@ func (s *Service) loadWaiting(ctx context.Context, zone, id string) (r waitingRe
 // for whoever may not, 404 if no such request waits, 409 if what waits is not what was approved, what an enrolment is
 // refused for.
 func (s *Service) Decide(ctx context.Context, req protocol.SignedRequest) error {
+	return s.lasting(ctx, s.decide(ctx, req))
+}
+
+func (s *Service) decide(ctx context.Context, req protocol.SignedRequest) error {
 	pub := s.opts.Published()
 	if pub == nil {
 		return s.notReady()

@@ -30,6 +30,12 @@ func unproven() error {
 // the one before would have: for a longer life a token is needed. A repeated request gives the same binding.
 func (s *Service) Rotate(ctx context.Context, from netip.Addr, zone, node string, proof *protocol.Token, body []byte,
 	verify Verify) (protocol.EnrolResult, error) {
+	result, err := s.rotate(ctx, from, zone, node, proof, body, verify)
+	return result, s.lasting(ctx, err)
+}
+
+func (s *Service) rotate(ctx context.Context, from netip.Addr, zone, node string, proof *protocol.Token, body []byte,
+	verify Verify) (protocol.EnrolResult, error) {
 	pub, now := s.opts.Published(), s.opts.Now()
 	if pub == nil {
 		return protocol.EnrolResult{}, s.notReady()
@@ -69,7 +75,7 @@ func (s *Service) Rotate(ctx context.Context, from netip.Addr, zone, node string
 		return protocol.EnrolResult{}, problem(http.StatusConflict, protocol.CodeConflict,
 			"the node's binding has just changed: try again")
 	}
-	return s.rotate(ctx, pub, h, req, proof, body)
+	return s.rebind(ctx, pub, h, req, proof, body)
 }
 
 func (s *Service) macOfRotation(zone, node string, req protocol.RotateRequest) bool {
@@ -79,7 +85,7 @@ func (s *Service) macOfRotation(zone, node string, req protocol.RotateRequest) b
 	})
 }
 
-func (s *Service) rotate(ctx context.Context, pub *Published, h *held, req protocol.RotateRequest,
+func (s *Service) rebind(ctx context.Context, pub *Published, h *held, req protocol.RotateRequest,
 	proof *protocol.Token, body []byte) (protocol.EnrolResult, error) {
 	now := s.opts.Now()
 	a := &attempt{now: now, pub: pub, key: nodeKey{h.Binding.Zone, h.Binding.Node}, held: h,
@@ -139,6 +145,10 @@ func retry(err error) error {
 
 // Leave ends a node's binding. Each proof is good for one leave.
 func (s *Service) Leave(ctx context.Context, zone, node string, proof *protocol.Token, verify Verify) error {
+	return s.lasting(ctx, s.leave(ctx, zone, node, proof, verify))
+}
+
+func (s *Service) leave(ctx context.Context, zone, node string, proof *protocol.Token, verify Verify) error {
 	now := s.opts.Now()
 	h := s.bindings.get(nodeKey{zone, node})
 	if h == nil || h.expired(now) || proof.Proof.Subject != node || verify(proof, h.Binding.IdentityKey, nil) != nil {

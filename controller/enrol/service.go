@@ -51,6 +51,8 @@ type Options struct {
 	Metrics *Metrics
 	// Changed is called, without waiting, when Snapshot gives something else than before. Default: nobody listens.
 	Changed func()
+	// Flush returns once a power cut takes nothing that was written to Buckets before: see store.Store. Default: they need none.
+	Flush func(ctx context.Context) error
 }
 
 // DefaultEphemeralGrace is how long an ephemeral node may be away where nothing else is said.
@@ -104,6 +106,9 @@ func Open(ctx context.Context, o Options) (*Service, error) {
 	}
 	if o.Changed == nil {
 		o.Changed = func() {}
+	}
+	if o.Flush == nil {
+		o.Flush = func(context.Context) error { return nil }
 	}
 	s := &Service{
 		opts: o, limits: newLimiter(o.Limits), bindings: newRegistry(o.Keys), waiting: newWaitingList(),
@@ -266,6 +271,15 @@ func openRecord(r protocol.BindingRecord) (*binding.Signed, error) {
 
 func envelopeOf(r protocol.BindingRecord) (*signer.Envelope, error) {
 	return signer.ParseEnvelope(r.Envelope, binding.MaxEnvelopeBytes)
+}
+
+// lasting gives err, the outcome of a request, once what the request has written outlasts a power cut: nothing is acknowledged
+// before. Who is refused for want of the disk asks again, and gets what is written by then.
+func (s *Service) lasting(ctx context.Context, err error) error {
+	if err != nil {
+		return err
+	}
+	return s.opts.Flush(ctx)
 }
 
 // notReady is the answer while there are no rules to judge by.

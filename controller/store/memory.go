@@ -56,6 +56,9 @@ func (m *Memory) Buckets(context.Context) ([]BucketConfig, error) {
 
 var errClosed = errors.New("store is closed")
 
+// Flush implements Store; there is no disk.
+func (m *Memory) Flush(context.Context) error { return nil }
+
 // Ready implements Store.
 func (m *Memory) Ready() error {
 	m.mu.Lock()
