@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 )
@@ -19,7 +20,7 @@ import (
 //	                    └──── one for all who came ───────┘
 //
 // It knows nothing of the server's files but their folder. A file is flushed if its size, time or inode is not what it was; the
-// server appends to its files or replaces them, so that one of the three changes.
+// server appends to its files or replaces them, so that one of the three changes. A folder that did not change is not read again.
 type flusher struct {
 	dir  string
 	sync func(path string) error
@@ -28,7 +29,14 @@ type flusher struct {
 	busy bool
 	next *round // nil: nobody waits for one
 
-	known map[string]fs.FileInfo // of what is on the disk; belongs to the round under way
+	known map[string]entry // what is on the disk, by path; belongs to the round under way
+}
+
+// entry is a file or a folder as a round found it.
+type entry struct {
+	info  fs.FileInfo
+	names []string // what is in a folder
+	fresh bool     // the folder may change once more without its time showing it
 }
 
 type round struct {
@@ -77,30 +85,71 @@ func (f *flusher) run() {
 
 // round flushes what has changed since the last one that succeeded, folders too: they hold the names of new files.
 func (f *flusher) round() error {
-	now := make(map[string]fs.FileInfo, len(f.known))
+	r := pass{old: f.known, now: make(map[string]entry, len(f.known)), began: time.Now()}
+	if err := r.visit(f.dir); err != nil {
+		return err
+	}
 	var group errgroup.Group
 	group.SetLimit(syncsAtOnce)
-	err := filepath.WalkDir(f.dir, func(path string, entry fs.DirEntry, err error) error {
-		var info fs.FileInfo
-		if err == nil {
-			info, err = entry.Info()
-		}
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil // the server has removed it meanwhile
-		}
-		if err != nil {
-			return err
-		}
-		now[path] = info
-		if old := f.known[path]; old == nil || changed(old, info) {
-			group.Go(func() error { return f.sync(path) })
-		}
-		return nil
-	})
-	if err = errors.Join(err, group.Wait()); err == nil {
-		f.known = now
+	for _, path := range r.changed {
+		group.Go(func() error { return f.sync(path) })
+	}
+	err := group.Wait()
+	if err == nil {
+		f.known = r.now
 	}
 	return err
+}
+
+// pass compares what is there with what was.
+type pass struct {
+	old, now map[string]entry
+	began    time.Time
+	changed  []string
+}
+
+// tick is more than the times of files are good to: what changes twice within it may keep the time of the first change.
+const tick = time.Second
+
+func (p *pass) visit(path string) error {
+	info, err := os.Lstat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // the server has removed it meanwhile
+	}
+	if err != nil {
+		return err
+	}
+	now := entry{info: info, fresh: info.IsDir() && p.began.Sub(info.ModTime()) < tick}
+	old, known := p.old[path]
+	if known && !old.fresh && !changed(old.info, info) {
+		now.names = old.names
+	} else {
+		p.changed = append(p.changed, path)
+		if info.IsDir() {
+			if now.names, err = names(path); err != nil {
+				return err
+			}
+		}
+	}
+	p.now[path] = now
+	for _, name := range now.names {
+		if err := p.visit(filepath.Join(path, name)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func names(folder string) ([]string, error) {
+	f, err := os.Open(folder)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	list, err := f.Readdirnames(-1)
+	return list, errors.Join(err, f.Close())
 }
 
 func changed(old, now fs.FileInfo) bool {
