@@ -84,21 +84,27 @@ func isShortage(err error) bool {
 	return false
 }
 
-// until tries check until it holds or tries ends, and then once more, for as long as last: it gives the error of that. The
-// time of the last attempt begins with it, for a machine that stood still until tries ended has not asked in that time, and
-// what it did not ask condemns nothing.
+// until tries check until it holds or tries ends, and then for as long as last, and gives the last error. The time of last
+// begins with it, for a machine that stood still until tries ended has not looked in that time, and nothing could come: what
+// it did not see condemns nothing.
 func until(tries, ctx context.Context, last time.Duration, check func(context.Context) error) error {
-	for pause := newBackoff(50*time.Millisecond, 2*time.Second); ; {
-		if check(tries) == nil {
-			return nil
-		}
-		if !sleep(tries, pause.next()) {
-			break
-		}
+	if repeat(tries, check) == nil {
+		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, last)
 	defer cancel()
-	return check(ctx)
+	return repeat(ctx, check)
+}
+
+// repeat tries check until it holds or ctx ends, and gives its last error.
+func repeat(ctx context.Context, check func(context.Context) error) error {
+	pause := newBackoff(50*time.Millisecond, 2*time.Second)
+	for {
+		err := check(ctx)
+		if err == nil || !sleep(ctx, pause.next()) {
+			return err
+		}
+	}
 }
 
 // sessions wants at least one of the peers to have a handshake.

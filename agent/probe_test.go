@@ -24,6 +24,23 @@ func TestUntil(t *testing.T) {
 		if err != nil {
 			t.Errorf("a machine that stood still counts as cut off: %v", err)
 		}
+		// What is looked at in an instant, such as a session, gets the time too in which it can come back.
+		awake := time.Time{}
+		tries, cancel = context.WithTimeout(t.Context(), 15*time.Second)
+		defer cancel()
+		err = until(tries, t.Context(), 5*time.Second, func(context.Context) error {
+			if awake.IsZero() {
+				time.Sleep(time.Minute)
+				awake = time.Now()
+			}
+			if time.Since(awake) < time.Second {
+				return errors.New("no session yet")
+			}
+			return nil
+		})
+		if err != nil {
+			t.Errorf("a session that comes back a second after the machine does: %v", err)
+		}
 
 		started := time.Now()
 		tries, cancel = context.WithTimeout(t.Context(), 15*time.Second)
