@@ -1,7 +1,11 @@
 package controller_test
 
 import (
+	"bytes"
+	"errors"
 	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -146,6 +150,36 @@ func TestRestartServesFromDiskWithoutTheRepository(t *testing.T) {
 	}
 	if f := w.await("the failed fetch", func(f protocol.FleetStatus) bool { return f.FetchError != "" }); f.Accepted != commit {
 		t.Fatalf("%+v", f)
+	}
+}
+
+// TestStateThatCouldNotBeKeptIsKeptLater: what was accepted is not forgotten at the next start because its record could not be
+// written the first time.
+func TestStateThatCouldNotBeKeptIsKeptLater(t *testing.T) {
+	w := newWorld(t)
+	w.start()
+	w.published("prod", w.repo.Head())
+	w.mustApply(w.repo.Head()) // answered once its record is written
+	records, err := filepath.Glob(filepath.Join(w.dir, "state", "networks", "*", "state.json"))
+	if err != nil || len(records) != 1 {
+		t.Fatalf("%v, %v", records, err)
+	}
+	if err := errors.Join(os.Remove(records[0]), os.MkdirAll(filepath.Join(records[0], "in the way"), 0o700)); err != nil {
+		t.Fatal(err)
+	}
+	w.node("prod", "d", "10.1.0.4")
+	commit := w.push("Add d")
+	for range 2 {
+		if resp, body := w.apply(commit); resp.StatusCode != http.StatusServiceUnavailable || resp.Header.Get("Retry-After") == "" {
+			t.Errorf("apply whose record cannot be written: %s %s", resp.Status, body)
+		}
+	}
+	if err := os.RemoveAll(records[0]); err != nil {
+		t.Fatal(err)
+	}
+	w.mustApply(commit)
+	if record, err := os.ReadFile(records[0]); err != nil || !bytes.Contains(record, []byte(commit)) {
+		t.Errorf("the record names another commit than %s: %s, %v", commit, record, err)
 	}
 }
 

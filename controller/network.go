@@ -76,7 +76,8 @@ type network struct {
 
 	// What only the following goroutine touches.
 	current  *accepted // what recompiles start from
-	compiled string    // the commit that was published last in this process
+	compiled string    // the commit that was published last in this process, once state is kept
+	unkept   bool      // state could not be kept
 	judged   string    // the head that was refused for good
 	expiry   time.Time // when the first rule or binding ends that was compiled last
 	seen     uint64    // version of the bindings that were compiled last
@@ -338,6 +339,8 @@ func (n *network) answer(commit string, err error) error {
 	case n.head != commit:
 		return protocol.NewProblem(http.StatusConflict, protocol.CodeNotAncestor,
 			fmt.Sprintf("the branch %s is at %s: push the commit first", n.cfg.Repository.Branch, n.head))
+	case n.refused != nil && n.refused.Final && n.refused.Commit == commit: // whatever became of the commit that stays
+		return protocol.NewProblem(http.StatusUnprocessableEntity, protocol.CodeRefused, n.refused.Stage+": "+n.refused.Reason)
 	case err != nil && (refusal == nil || !refusal.Final):
 		// Nothing is wrong with the commit: it is tried again, here or by the replica that leads now.
 		p := protocol.NewProblem(http.StatusServiceUnavailable, protocol.CodeNotReady, "the commit cannot be published at the moment: "+err.Error())

@@ -148,16 +148,18 @@ func (n *network) publish(ctx context.Context, a *accepted, out *build.Outcome, 
 		return &build.Refusal{Stage: build.StageSign, Err: err}
 	}
 	accepted := &state{Frontier: a.frontier, Chain: a.chain, AllowShrink: n.stillAllowed(a.allowed, a.frontier.Commit)}
-	changed := !accepted.equal(n.state)
+	n.unkept = n.unkept || !accepted.equal(n.state)
 	n.mu.Lock()
 	n.state = accepted
 	n.mu.Unlock()
-	n.compiled, n.expiry, n.seen = a.frontier.Commit, out.Next, version
-	if changed {
+	n.compiled, n.expiry, n.seen = "", out.Next, version
+	if n.unkept {
 		if err := n.keepState(ctx, accepted); err != nil {
 			return &build.Refusal{Stage: build.StageSign, Err: err}
 		}
+		n.unkept = false
 	}
+	n.compiled = a.frontier.Commit // until here the next look at the branch takes the commit again
 	return nil
 }
 
@@ -201,7 +203,7 @@ func (n *network) noteVerdict(head string, err error) {
 	var refusal *build.Refusal
 	if errors.As(err, &refusal) {
 		r.Stage, r.Reason = string(refusal.Stage), refusal.Err.Error()
-		if refusal.Final {
+		if r.Final = refusal.Final; r.Final {
 			n.judged = head
 		}
 	}
