@@ -9,7 +9,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/apex-network/apex/controller/build"
 	"github.com/apex-network/apex/controller/client"
 	"github.com/apex-network/apex/controller/gitsource"
 	"github.com/apex-network/apex/controller/verify"
@@ -145,8 +144,8 @@ func progressOf(f protocol.FleetStatus, commit string) rollout {
 	var r rollout
 	if no := f.Refused; no != nil && no.Commit == commit {
 		r.waiting = fmt.Sprintf("refused (%s): %s", no.Stage, no.Reason)
-		// What cannot be signed is tried again, and what was accepted stays, whatever became of judging it anew.
-		if f.Accepted != commit && build.Stage(no.Stage) != build.StageSign {
+		// What was accepted stays, whatever became of judging it anew.
+		if no.Final && f.Accepted != commit {
 			r.refused = fmt.Errorf("the controller refused %.12s (%s): %s", commit, no.Stage, no.Reason)
 		}
 	}

@@ -101,10 +101,17 @@ func unpublished(problem *protocol.PendingStatus) protocol.FleetStatus {
 	return f
 }
 
-// refusedAt is the status of a controller that refuses a commit, and has one node.
+// refusedAt is the status of a controller that refuses a commit for good, and has one node.
 func refusedAt(stage, accepted, commit string) protocol.FleetStatus {
 	f := fleetOf(at(5, 5))
-	f.Accepted, f.Refused = accepted, &protocol.Refusal{Commit: commit, Stage: stage, Reason: "no good"}
+	f.Accepted, f.Refused = accepted, &protocol.Refusal{Commit: commit, Stage: stage, Reason: "no good", Final: true}
+	return f
+}
+
+// heldUp is the status of a controller that cannot take a commit at the moment.
+func heldUp(stage, commit string) protocol.FleetStatus {
+	f := refusedAt(stage, "", commit)
+	f.Refused.Final = false
 	return f
 }
 
@@ -134,8 +141,8 @@ func TestWaitEndsWithTheRollout(t *testing.T) {
 		"refused later": {answers: []any{fleetOf(at(4, 4)), refusedAt("test", "", someCommit)}, code: cli.Invalid,
 			says: "the controller refused 111111111111 (test): no good", after: rolloutPoll},
 		"another is refused":         {answers: []any{refusedAt("test", someCommit, "222"), fleetOf(at(5, 5))}, says: "1 of 1 nodes enforce it"},
-		"cannot be signed":           {answers: []any{refusedAt("sign", "", someCommit)}, code: cli.TimedOut, says: "refused (sign): no good", after: timeout},
-		"cannot be signed at first":  {answers: []any{refusedAt("sign", "", someCommit), fleetOf(at(5, 5))}, says: "1 of 1 nodes enforce it", after: rolloutPoll},
+		"cannot be signed":           {answers: []any{heldUp("sign", someCommit)}, code: cli.TimedOut, says: "refused (sign): no good", after: timeout},
+		"cannot be loaded at first":  {answers: []any{heldUp("load", someCommit), fleetOf(at(5, 5))}, says: "1 of 1 nodes enforce it", after: rolloutPoll},
 		"refused after it was taken": {answers: []any{refusedAt("load", someCommit, someCommit), fleetOf(at(5, 5))}, says: "1 of 1 nodes enforce it", after: rolloutPoll},
 		"the ticket ended": {answers: []any{fleetOf(at(4, 4)), protocol.NewProblem(http.StatusUnauthorized, protocol.CodeSignature, "the ticket is no longer good")},
 			code: cli.Trust, says: "the ticket is no longer good", after: rolloutPoll},

@@ -137,11 +137,13 @@ type RejectedBinding struct {
 	Detail  string         `json:"detail"`
 }
 
-// Refusal says why a commit is not published. Stage is one of fetch, verify, load, validate, test, shrink, compile, sign.
+// Refusal says why a commit is not published. Stage is one of fetch, verify, load, validate, test, shrink, compile, sign. Final
+// says that the commit will never do; otherwise the controller tries it again.
 type Refusal struct {
 	Commit string    `json:"commit"`
 	Stage  string    `json:"stage"`
 	Reason string    `json:"reason"`
+	Final  bool      `json:"final,omitempty"`
 	Since  time.Time `json:"since"`
 }
 
