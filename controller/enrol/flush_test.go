@@ -8,11 +8,10 @@ import (
 	"github.com/apex-network/apex/internal/protocol"
 )
 
-// TestNothingIsAcknowledgedBeforeItIsOnDisk: with a disk that fails, everything that a host or a maintainer is told of as done is
-// refused; asked again once the disk is well, the answer is what was written.
+// TestNothingIsAcknowledgedBeforeItIsOnDisk: with a disk that fails, nothing that a host or a maintainer asks for is answered as done,
+// nor as done before; asked again once the disk is well, what was written is answered.
 func TestNothingIsAcknowledgedBeforeItIsOnDisk(t *testing.T) {
 	w := newWorld(t)
-	broken := errors.New("input/output error")
 	var disk error
 	flushes := 0
 	s := w.service(func(o *Options) {
@@ -20,42 +19,50 @@ func TestNothingIsAcknowledgedBeforeItIsOnDisk(t *testing.T) {
 	})
 	laptop, next, guest := w.machine("laptop"), w.machine("laptop#2"), w.machine("guest")
 	laptopToken, guestToken := laptop.token(w.person("ann", "ops")), guest.token(w.person("gus", "guests"))
-	path := protocol.RotatePath("acme", "prod", "laptop")
+	rotate, leave := protocol.RotatePath("acme", "prod", "laptop"), protocol.LeavePath("acme", "prod", "laptop")
+	var waiting protocol.Waiting
 	for _, step := range []struct {
-		what string
-		do   func() error
+		what  string
+		do    func() error
+		again string // the code of the answer once the disk is well; empty: done
 	}{
-		{"enrol", func() error { _, err := laptop.enrol(s, "corp", laptopToken); return err }},
-		{"wait", func() error { _, err := guest.enrol(s, "corp", guestToken); return err }},
-		{"approve", func() error {
-			// An approval counts once: what waits is fetched by the first, and bound by it.
-			if list := s.List(); len(list.Waiting) == 1 {
-				return w.decide(s, list.Waiting[0], true)
-			}
+		{"enrol", func() error { _, err := laptop.enrol(s, "corp", laptopToken); return err }, ""},
+		{"wait", func() error {
 			_, err := guest.enrol(s, "corp", guestToken)
+			waiting = s.List().Waiting[0]
 			return err
-		}},
-		{"rotate", func() error { _, err := w.rotate(s, laptop, next, path); return err }},
+		}, ""},
+		{"approve", func() error { return w.decide(s, waiting, true) }, protocol.CodeNotFound},
+		{"rotate", func() error { _, err := w.rotate(s, laptop, next, rotate); return err }, ""},
+		{"leave", func() error {
+			return s.Leave(w.ctx(), "prod", "laptop", next.proof(leave, nil), w.verify(leave))
+		}, protocol.CodeProof},
 	} {
-		disk, flushes = broken, 0
-		if err := step.do(); !errors.Is(err, broken) || flushes != 1 {
-			t.Errorf("%s on a broken disk: %v after %d flushes", step.what, err, flushes)
+		disk = errors.New("input/output error")
+		for range 2 {
+			flushes = 0
+			err := step.do()
+			refusedWith(t, err, protocol.CodeNotReady, "disk")
+			if flushes != 1 {
+				t.Errorf("%s on a broken disk: %d flushes", step.what, flushes)
+			}
 		}
 		disk, flushes = nil, 0
-		if err := step.do(); err != nil || flushes != 1 {
-			t.Errorf("%s again: %v after %d flushes", step.what, err, flushes)
+		err := step.do()
+		if step.again != "" {
+			refusedWith(t, err, step.again)
+		} else if err != nil {
+			t.Errorf("%s again: %v", step.what, err)
+		}
+		if flushes != 1 {
+			t.Errorf("%s again: %d flushes", step.what, flushes)
 		}
 	}
-	if b := w.record(s, "laptop"); len(s.List().Bindings) != 2 || b.Envelope == nil {
-		t.Errorf("bindings: %+v", s.List().Bindings)
-	}
-	flushes = 0
-	leave := protocol.LeavePath("acme", "prod", "laptop")
-	if err := s.Leave(w.ctx(), "prod", "laptop", next.proof(leave, nil), w.verify(leave)); err != nil || flushes != 1 {
-		t.Errorf("leave: %v after %d flushes", err, flushes)
+	if list := s.List(); len(list.Bindings) != 1 || w.record(s, "guest").Envelope == nil {
+		t.Errorf("%d bindings", len(list.Bindings))
 	}
 	flushes = 0
 	if _, err := next.enrol(s, "corp", "no token"); err == nil || flushes != 0 {
-		t.Errorf("a refusal: %v after %d flushes", err, flushes)
+		t.Errorf("a refusal while none is owed: %v after %d flushes", err, flushes)
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/apex-network/apex/controller/store"
@@ -66,6 +67,7 @@ type Service struct {
 	limits     *limiter
 	bindings   *registry
 	waiting    *waitingList
+	owed       atomic.Bool // the last flush failed
 	present    *presence
 	revoked    *revokedBindings
 	identities keyed // serialises what one identity writes in one zone
@@ -274,12 +276,29 @@ func envelopeOf(r protocol.BindingRecord) (*signer.Envelope, error) {
 }
 
 // lasting gives err, the outcome of a request, once what the request has written outlasts a power cut: nothing is acknowledged
-// before. Who is refused for want of the disk asks again, and gets what is written by then.
+// before. A refusal waits for that only while a flush is owed, since it may tell what was written then: that a node has left, or
+// waits no more. Whoever is not answered for want of the disk is told to come back.
 func (s *Service) lasting(ctx context.Context, err error) error {
-	if err != nil {
+	owed := s.owed.Load()
+	if err != nil && !owed {
 		return err
 	}
-	return s.opts.Flush(ctx)
+	bounded, cancel := context.WithTimeout(ctx, writeTimeout)
+	defer cancel()
+	if failed := s.opts.Flush(bounded); failed != nil {
+		s.owed.Store(true)
+		if ctx.Err() == nil { // otherwise the client has gone
+			s.opts.Logger.Error("nothing is acknowledged, for it may not last", "error", failed)
+		}
+		p := protocol.NewProblem(http.StatusServiceUnavailable, protocol.CodeNotReady,
+			"the controller cannot bring to its disk what it has written: ask again")
+		p.RetryAfter = 5
+		return p
+	}
+	if owed { // and not by a flush that failed meanwhile
+		s.owed.Store(false)
+	}
+	return err
 }
 
 // notReady is the answer while there are no rules to judge by.

@@ -36,8 +36,8 @@ type Store interface {
 	Buckets(ctx context.Context) ([]BucketConfig, error)
 	// Blobs opens a folder of blobs and makes it if it is not there. Of cfg, Name, Description and MaxBytes count.
 	Blobs(ctx context.Context, cfg BucketConfig) (Blobs, error)
-	// Flush returns once a power cut takes nothing that was written before the call. Where a cluster of servers holds it, that is
-	// theirs to see to, and Flush does nothing.
+	// Flush returns once a power cut takes nothing that was written before the call. After the disk has failed once it fails until
+	// the store is opened anew. Where a cluster of servers holds the store, that is theirs to see to, and Flush does nothing.
 	Flush(ctx context.Context) error
 	// Ready reports whether the store can be reached; nil means yes.
 	Ready() error

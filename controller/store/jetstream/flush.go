@@ -3,12 +3,14 @@ package jetstream
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"sync"
 	"time"
 
+	"github.com/nats-io/nats-server/v2/server"
 	"golang.org/x/sync/errgroup"
 )
 
@@ -28,6 +30,7 @@ type flusher struct {
 	mu   sync.Mutex
 	busy bool
 	next *round // nil: nobody waits for one
+	lost error  // what could not be brought to the disk
 
 	known map[string]entry // what is on the disk, by path; belongs to the round under way
 }
@@ -47,11 +50,30 @@ type round struct {
 // syncsAtOnce lets a file system bring several files to the disk in one commit of its journal.
 const syncsAtOnce = 16
 
-func newFlusher(dir string) *flusher { return &flusher{dir: dir, sync: syncFile} }
+// newFlusher is for the folder that the server has made for its files in dir. Of what else lies in dir, such as the lost+found of a
+// volume, nothing is ours.
+func newFlusher(dir string) (*flusher, error) {
+	tree, err := filepath.EvalSymlinks(filepath.Join(dir, server.JetStreamStoreDir))
+	if err == nil {
+		err = syncFile(dir)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &flusher{dir: tree, sync: syncFile}, nil
+}
 
-// flush returns after a round that began after the call.
+// errLost says that what was written may not be on the disk and never will be: after a failed flush the system takes the pages
+// for clean, and the next flush succeeds without them.
+var errLost = errors.New("the disk has lost writes: see to it, then restart the controller")
+
+// flush returns after a round that began after the call. After errLost every later one fails too.
 func (f *flusher) flush(ctx context.Context) error {
 	f.mu.Lock()
+	if f.lost != nil {
+		defer f.mu.Unlock()
+		return f.lost
+	}
 	if f.next == nil {
 		f.next = &round{done: make(chan struct{})}
 	}
@@ -78,7 +100,11 @@ func (f *flusher) run() {
 		if r == nil {
 			return
 		}
-		r.err = f.round()
+		if r.err = f.round(); errors.Is(r.err, errLost) {
+			f.mu.Lock()
+			f.lost = r.err
+			f.mu.Unlock()
+		}
 		close(r.done)
 	}
 }
@@ -164,5 +190,9 @@ func syncFile(path string) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(file.Sync(), file.Close())
+	defer file.Close()
+	if err := file.Sync(); err != nil {
+		return fmt.Errorf("%w: %w", errLost, err)
+	}
+	return nil
 }

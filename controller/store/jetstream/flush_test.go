@@ -82,11 +82,10 @@ func TestFlushIsShared(t *testing.T) {
 	}
 	synctest.Test(t, func(t *testing.T) {
 		began, end := make(chan struct{}), make(chan error)
-		f := newFlusher(path)
-		f.sync = func(string) error {
+		f := &flusher{dir: path, sync: func(string) error {
 			began <- struct{}{}
 			return <-end
-		}
+		}}
 		results := make(chan error, 10)
 		ask := func() { results <- f.flush(t.Context()) }
 		go ask()
@@ -120,4 +119,68 @@ func TestFlushIsShared(t *testing.T) {
 			t.Error(err)
 		}
 	})
+}
+
+// TestFlushOfALostWriteFailsForGood: the system reports a failed flush once, and the next one of the same file succeeds without
+// what was lost.
+func TestFlushOfALostWriteFailsForGood(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(path, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	results := []error{errors.New("too many open files"), errLost}
+	f := &flusher{dir: path, sync: func(string) error {
+		if len(results) == 0 {
+			return nil
+		}
+		defer func() { results = results[1:] }()
+		return results[0]
+	}}
+	if err := f.flush(t.Context()); err == nil || errors.Is(err, errLost) {
+		t.Errorf("a shortage: %v", err)
+	}
+	for range 3 {
+		if err := f.flush(t.Context()); !errors.Is(err, errLost) {
+			t.Errorf("after a lost write: %v", err)
+		}
+	}
+}
+
+// TestFlushKeepsToTheServersFiles: a link in place of the folder is followed, and what else a volume holds is not looked at.
+func TestFlushKeepsToTheServersFiles(t *testing.T) {
+	dir := t.TempDir()
+	link := filepath.Join(dir, "link")
+	if err := errors.Join(os.Mkdir(filepath.Join(dir, "volume"), 0o700), os.Symlink("volume", link)); err != nil {
+		t.Fatal(err)
+	}
+	s, err := Open(t.Context(), Options{Dir: link, Logger: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	if err := os.Mkdir(filepath.Join(dir, "volume", "lost+found"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	b, err := s.Bucket(t.Context(), store.BucketConfig{Name: "a"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(s.Flush(t.Context()), b.Put(t.Context(), "key", nil)); err != nil {
+		t.Fatal(err)
+	}
+	var mu sync.Mutex
+	var flushed []string
+	s.flusher.sync = func(path string) error {
+		mu.Lock()
+		defer mu.Unlock()
+		flushed = append(flushed, path)
+		return syncFile(path)
+	}
+	if err := s.Flush(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	all := strings.Join(flushed, "\n")
+	if !strings.Contains(all, "KV_a") || strings.Contains(all, "lost+found") {
+		t.Errorf("flushed:\n%s", all)
+	}
 }

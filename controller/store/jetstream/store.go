@@ -103,11 +103,15 @@ func (s *Store) startEmbedded(o Options, limit time.Duration) error {
 	if err != nil {
 		return fmt.Errorf("embedded jetstream: %w", err)
 	}
-	s.embedded, s.flusher = srv, newFlusher(o.Dir)
+	s.embedded = srv
 	srv.Start()
 	if !srv.ReadyForConnections(limit) {
 		srv.Shutdown()
 		return fmt.Errorf("embedded jetstream in %s is not ready after %s: is another controller using the folder, or the disk full?", o.Dir, limit)
+	}
+	if s.flusher, err = newFlusher(o.Dir); err != nil {
+		srv.Shutdown()
+		return fmt.Errorf("embedded jetstream in %s: %w", o.Dir, err)
 	}
 	return nil
 }
