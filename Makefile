@@ -47,9 +47,9 @@ check-generated: generate ## fail when a generated file is out of date
 	@git diff --exit-code --stat -- schemas docs spec || { echo 'generated files are out of date: run make generate and commit' >&2; exit 1; }
 
 fuzz: ## fuzz every target for FUZZTIME each
-	@set -e; for pkg in $$($(GO) list ./...); do \
-	  for f in $$($(GO) test -list '^Fuzz' $$pkg | grep '^Fuzz' || true); do \
-	    echo "fuzz $$pkg $$f"; $(GO) test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 10x $$pkg; done; done
+	@set -e; for file in $$(grep -rl --include='*_test.go' '^func Fuzz' . | sort); do \
+	  for f in $$(sed -n 's/^func \(Fuzz[A-Za-z0-9_]*\).*/\1/p' $$file); do \
+	    echo "fuzz $$(dirname $$file) $$f"; $(GO) test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 10x $$(dirname $$file); done; done
 
 bench: ## measure; docs/performance.md says how to read it
 	$(GO) test -run '^$$' -bench . -benchtime $(ROUNDS)x -p 1 -timeout 30m ./test/bench/...
