@@ -9,6 +9,8 @@ FUZZTIME ?= 10s
 ROUNDS ?= 1
 BENCHED := ./spec/... ./signer ./agent ./reconciler ./controller/verify ./controller/serve ./controller/enrol ./internal/protocol
 # What has to compile beyond Linux, and for the small boards that agents run on.
+SYSTEMS := darwin windows freebsd
+BOARDS := arm arm64 mips riscv64
 PORTABLE := ./spec/... ./signer/... ./reconciler/... ./agent/... ./internal/protocol
 
 .PHONY: help build demo test providers test-kernel lint generate check-generated fuzz bench clean
@@ -35,8 +37,8 @@ test-kernel: ## run the reconciler against the kernel's WireGuard, in an emulate
 lint: ## gofmt, vet, staticcheck, and compile for other systems
 	@test -z "$$(gofmt -l . | tee /dev/stderr)" || { echo 'run: gofmt -w .' >&2; exit 1; }
 	$(GO) vet ./...
-	for os in darwin windows freebsd; do GOOS=$$os $(GO) build $(PORTABLE) || exit 1; done
-	for arch in arm arm64 mips riscv64; do GOARCH=$$arch CGO_ENABLED=0 $(GO) build -o /dev/null ./cmd/apex-agent || exit 1; done
+	for os in $(SYSTEMS); do GOOS=$$os $(GO) build $(PORTABLE) || exit 1; done
+	for arch in $(BOARDS); do GOARCH=$$arch CGO_ENABLED=0 $(GO) build -o /dev/null ./cmd/apex-agent || exit 1; done
 	$(GO) run $(STATICCHECK) ./...
 	cd internal/idp/zitadel && $(GO) vet ./... && $(GO) run $(STATICCHECK) ./...
 
