@@ -17,7 +17,7 @@ const (
 // can change the clone, and nothing but the loop what is accepted.
 func (n *network) follow(ctx context.Context) {
 	// Another replica may have led, and taken the branch further, since this one did.
-	n.current, n.compiled, n.judged, n.expiry, n.stuck, n.unkept = nil, "", "", time.Time{}, "", false
+	n.current, n.compiled, n.judged, n.expiry, n.seen, n.stuck = nil, "", "", time.Time{}, 0, ""
 	n.batch, n.unwitnessed = batch{window: n.batch.window}, unwitnessed{}
 	look, turn := time.NewTimer(0), time.NewTimer(never)
 	defer look.Stop()

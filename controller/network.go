@@ -76,8 +76,8 @@ type network struct {
 
 	// What only the following goroutine touches.
 	current  *accepted // what recompiles start from
-	compiled string    // the commit that was published last in this process, once state is kept
-	unkept   bool      // state could not be kept
+	compiled string    // the commit that was published last in this process
+	unkept   bool      // state is not written down yet
 	judged   string    // the head that was refused for good
 	expiry   time.Time // when the first rule or binding ends that was compiled last
 	seen     uint64    // version of the bindings that were compiled last
@@ -343,9 +343,7 @@ func (n *network) answer(commit string, err error) error {
 		return protocol.NewProblem(http.StatusUnprocessableEntity, protocol.CodeRefused, n.refused.Stage+": "+n.refused.Reason)
 	case err != nil && (refusal == nil || !refusal.Final):
 		// Nothing is wrong with the commit: it is tried again, here or by the replica that leads now.
-		p := protocol.NewProblem(http.StatusServiceUnavailable, protocol.CodeNotReady, "the commit cannot be published at the moment: "+err.Error())
-		p.RetryAfter = 5
-		return p
+		return protocol.NewProblem(http.StatusServiceUnavailable, protocol.CodeNotReady, "the commit cannot be published at the moment: "+err.Error()).RetryIn(5 * time.Second)
 	case n.refused != nil:
 		return protocol.NewProblem(http.StatusUnprocessableEntity, protocol.CodeRefused, n.refused.Stage+": "+n.refused.Reason)
 	case err != nil:
@@ -356,9 +354,7 @@ func (n *network) answer(commit string, err error) error {
 
 // notLeading is the answer to an apply whose leadership ended.
 func notLeading() error {
-	p := protocol.NewProblem(http.StatusServiceUnavailable, protocol.CodeNotReady, "another replica of the controller leads now: try again")
-	p.RetryAfter = 1
-	return p
+	return protocol.NewProblem(http.StatusServiceUnavailable, protocol.CodeNotReady, "another replica of the controller leads now: try again").RetryIn(time.Second)
 }
 
 // Describe fills in what the loop knows.

@@ -132,7 +132,6 @@ func (n *network) promote(ctx context.Context, term uint64) error {
 		n.setState(&offered.State)
 	}
 	n.published.Store(nil) // nobody is enrolled by rules of an earlier leadership
-	n.current, n.compiled, n.judged, n.expiry, n.seen, n.stuck, n.unkept = nil, "", "", time.Time{}, 0, "", false
 	n.replica.term, n.replica.revision = term, revision
 	return n.shareState(ctx, n.state)
 }

@@ -34,7 +34,11 @@ func (n *network) sync(ctx context.Context, head string, failed error) error {
 		return n.keepUp(ctx)
 	}
 	if head == n.state.Frontier.Commit && head == n.compiled {
-		n.noteVerdict(head, nil)
+		err := n.keep(ctx)
+		n.noteVerdict(head, err)
+		if err != nil {
+			return err
+		}
 		return n.keepUp(ctx)
 	}
 	err := n.take(ctx, head)
@@ -48,8 +52,11 @@ func (n *network) sync(ctx context.Context, head string, failed error) error {
 	return err
 }
 
-// keepUp compiles the accepted commit again if something in it has ended.
+// keepUp keeps what is accepted, and compiles it again if something in it has ended.
 func (n *network) keepUp(ctx context.Context) error {
+	if err := n.keep(ctx); err != nil {
+		return err
+	}
 	if err := n.resume(ctx); err != nil || !n.expired() {
 		return err
 	}
@@ -152,14 +159,19 @@ func (n *network) publish(ctx context.Context, a *accepted, out *build.Outcome, 
 	n.mu.Lock()
 	n.state = accepted
 	n.mu.Unlock()
-	n.compiled, n.expiry, n.seen = "", out.Next, version
-	if n.unkept {
-		if err := n.keepState(ctx, accepted); err != nil {
-			return &build.Refusal{Stage: build.StageSign, Err: err}
-		}
-		n.unkept = false
+	n.compiled, n.expiry, n.seen = a.frontier.Commit, out.Next, version
+	return n.keep(ctx)
+}
+
+// keep writes the record of what is accepted, unless that is done: what fails is tried again at the next look at the branch.
+func (n *network) keep(ctx context.Context) error {
+	if !n.unkept {
+		return nil
 	}
-	n.compiled = a.frontier.Commit // until here the next look at the branch takes the commit again
+	if err := n.keepState(ctx, n.state); err != nil {
+		return &build.Refusal{Stage: build.StageSign, Err: err}
+	}
+	n.unkept = false
 	return nil
 }
 

@@ -137,9 +137,7 @@ func (f *Forwarder) Listen(handler http.Handler, poke func(network string)) (sto
 }
 
 func noLeader() *protocol.Problem {
-	p := protocol.NewProblem(http.StatusServiceUnavailable, protocol.CodeNotReady, "no replica of the controller leads this network at the moment")
-	p.RetryAfter = 1
-	return p
+	return protocol.NewProblem(http.StatusServiceUnavailable, protocol.CodeNotReady, "no replica of the controller leads this network at the moment").RetryIn(time.Second)
 }
 
 // notLeader marks the answer of a replica that was asked for a leader's and has done nothing.
@@ -220,9 +218,7 @@ func (f *Forwarder) askUntil(r *http.Request, body []byte) (*answer, error) {
 }
 
 func busy() error {
-	p := protocol.NewProblem(http.StatusServiceUnavailable, protocol.CodeTooMany, "the controller is busy")
-	p.RetryAfter = 2
-	return p
+	return protocol.NewProblem(http.StatusServiceUnavailable, protocol.CodeTooMany, "the controller is busy").RetryIn(2 * time.Second)
 }
 
 // arrived gives the body of a request once it is here, in one of places.

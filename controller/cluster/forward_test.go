@@ -99,9 +99,13 @@ func TestForwardedRequestArrivesAsItWas(t *testing.T) {
 }
 
 // slowBody never ends.
-type slowBody struct{ done <-chan struct{} }
+type slowBody struct {
+	reading chan<- struct{} // told when somebody waits for it
+	done    <-chan struct{}
+}
 
 func (b slowBody) Read([]byte) (int, error) {
+	b.reading <- struct{}{}
 	<-b.done
 	return 0, io.ErrUnexpectedEOF
 }
@@ -117,26 +121,26 @@ func TestSlowBodiesHoldUpNothingElse(t *testing.T) {
 	defer stop()
 	there := cluster.NewForwarder(cluster.Replica{ID: "f1"}, bus, func(string) (cluster.Replica, bool) { return leader, false }, slog.New(slog.DiscardHandler))
 	front := there.Handler(http.NotFoundHandler())
-	done := make(chan struct{})
-	var all, begun sync.WaitGroup
+	const bodies = 600
+	reading, done := make(chan struct{}, bodies), make(chan struct{})
+	var all sync.WaitGroup
 	defer all.Wait()
 	defer close(done)
-	for range 600 {
-		begun.Add(1)
+	for range bodies {
 		all.Go(func() {
-			r := httptest.NewRequest(http.MethodPost, "/v1/networks/acme/zones/prod/enrol", slowBody{done})
-			begun.Done()
+			r := httptest.NewRequest(http.MethodPost, "/v1/networks/acme/zones/prod/enrol", slowBody{reading, done})
 			front.ServeHTTP(httptest.NewRecorder(), r)
 		})
 	}
-	begun.Wait()
+	for range cluster.MaxArriving { // as many as may arrive at once
+		<-reading
+	}
 	for range 100 {
 		w := httptest.NewRecorder()
 		front.ServeHTTP(w, httptest.NewRequest(http.MethodPost, "/v1/networks/acme/cosign", strings.NewReader("signature")))
 		if w.Code != http.StatusAccepted {
 			t.Fatalf("the witness gets %d", w.Code)
 		}
-		time.Sleep(time.Millisecond) // the others reach their reading meanwhile
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -117,27 +118,30 @@ func (f *field) end(i int) {
 	delete(f.leading, i)
 }
 
-// leader waits until one leads that is none of those.
-func (f *field) leader(except ...int) int {
+// await waits, in the time of the bubble, until is holds.
+func (f *field) await(what string, is func() bool) {
 	f.t.Helper()
-	deadline := time.Now().Add(2 * time.Minute) // only for what hangs
-	for time.Now().Before(deadline) {
+	for began := time.Now(); !is(); time.Sleep(time.Millisecond) {
+		if time.Since(began) > 2*time.Minute { // only for what hangs
+			f.t.Fatalf("not within two minutes: %s", what)
+		}
+	}
+}
+
+// leader waits until one leads that is none of those.
+func (f *field) leader(except ...int) (who int) {
+	f.t.Helper()
+	f.await("somebody leads", func() bool {
 		f.mu.Lock()
-		for i := range f.leading {
-			wanted := true
-			for _, e := range except {
-				wanted = wanted && i != e
-			}
-			if wanted {
-				f.mu.Unlock()
-				return i
+		defer f.mu.Unlock()
+		for who = range f.leading {
+			if !slices.Contains(except, who) {
+				return true
 			}
 		}
-		f.mu.Unlock()
-		time.Sleep(time.Millisecond)
-	}
-	f.t.Fatal("nobody leads within two minutes")
-	return 0
+		return false
+	})
+	return who
 }
 
 // check demands that there was one leader at a time, with terms that grow.
@@ -160,17 +164,11 @@ func TestOneLeadsAndAnotherFollowsIt(t *testing.T) {
 		f := newField(t, store.NewMemory(time.Now))
 		all := []*candidate{f.enter(0), f.enter(1), f.enter(2)}
 		first := f.leader()
-		deadline := time.Now().Add(2 * time.Minute) // only for what hangs
-		for _, c := range all {                     // everybody knows who it is
-			for {
-				if who, ok := c.lease.Leader(); ok && who.Name == fmt.Sprint("r", first) {
-					break
-				}
-				if time.Now().After(deadline) {
-					t.Fatal("the leader is not known to all")
-				}
-				time.Sleep(time.Millisecond)
-			}
+		for _, c := range all {
+			f.await("everybody knows who it is", func() bool {
+				who, ok := c.lease.Leader()
+				return ok && who.Name == fmt.Sprint("r", first)
+			})
 		}
 		if !all[first].lease.Leads() || all[first].lease.Confirm(t.Context()) != nil {
 			t.Fatal("the leader does not know it")
@@ -252,10 +250,7 @@ func TestLeaseSurvivesAWriteOfUnknownOutcome(t *testing.T) {
 		c := f.enter(0)
 		f.leader()
 		c.bucket.cut.Store(true)
-		deadline := time.Now().Add(2 * time.Minute) // only for what hangs
-		for c.lease.Leads() && time.Now().Before(deadline) {
-			time.Sleep(time.Millisecond)
-		}
+		f.await("it gives up", func() bool { return !c.lease.Leads() })
 		c.bucket.cut.Store(false)
 		f.leader()
 		f.check()

@@ -171,10 +171,8 @@ func (s *Service) identify(ctx context.Context, a *attempt) error {
 func (s *Service) verify(ctx context.Context, a *attempt) (err error) {
 	leave, ok := s.verifying.enter(ctx, a.issuer.URL)
 	if !ok {
-		p := protocol.NewProblem(http.StatusServiceUnavailable, protocol.CodeUnavailable,
-			fmt.Sprintf("too many wait for issuer %s already: it may be slow", a.issuer.Name))
-		p.RetryAfter = 5
-		return p
+		return protocol.NewProblem(http.StatusServiceUnavailable, protocol.CodeUnavailable,
+			fmt.Sprintf("too many wait for issuer %s already: it may be slow", a.issuer.Name)).RetryIn(5 * time.Second)
 	}
 	defer leave()
 	wanted := demand(a.issuer, protocol.Commitment(s.opts.Network, a.req.PublicKey, a.req.IdentityKey))
@@ -420,10 +418,8 @@ func (s *Service) checkCount(a *attempt) error {
 func tokenProblem(issuer *spec.Issuer, err error) error {
 	var down *tokens.Unavailable
 	if errors.As(err, &down) {
-		p := protocol.NewProblem(http.StatusServiceUnavailable, protocol.CodeUnavailable,
-			fmt.Sprintf("issuer %s cannot be asked now: try again; members stay members meanwhile", issuer.Name))
-		p.RetryAfter = 10
-		return p
+		return protocol.NewProblem(http.StatusServiceUnavailable, protocol.CodeUnavailable,
+			fmt.Sprintf("issuer %s cannot be asked now: try again; members stay members meanwhile", issuer.Name)).RetryIn(10 * time.Second)
 	}
 	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
 		return err

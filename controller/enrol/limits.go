@@ -100,10 +100,8 @@ func tooMany(whose string, wait time.Duration) error {
 	if wait == 0 {
 		return nil
 	}
-	p := protocol.NewProblem(http.StatusTooManyRequests, protocol.CodeTooMany,
-		fmt.Sprintf("too many enrolments %s: try again later", whose))
-	p.RetryAfter = int(math.Ceil(wait.Seconds()))
-	return p
+	return protocol.NewProblem(http.StatusTooManyRequests, protocol.CodeTooMany,
+		fmt.Sprintf("too many enrolments %s: try again later", whose)).RetryIn(wait)
 }
 
 // maxRates bounds the keys that one generation of rates remembers.

@@ -229,10 +229,8 @@ func (s *Service) wait(ctx context.Context, a *attempt) (protocol.EnrolResult, e
 			all--
 		}
 		if all >= s.limits.limits.Waiting || own >= s.limits.limits.WaitingPerSubject {
-			p := protocol.NewProblem(http.StatusTooManyRequests, protocol.CodeTooMany,
-				"too many requests wait for a maintainer already: try again when some have been decided")
-			p.RetryAfter = 300
-			return protocol.EnrolResult{}, p
+			return protocol.EnrolResult{}, protocol.NewProblem(http.StatusTooManyRequests, protocol.CodeTooMany,
+				"too many requests wait for a maintainer already: try again when some have been decided").RetryIn(300 * time.Second)
 		}
 	}
 	body, err := protocol.Encode(a.req)

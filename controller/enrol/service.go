@@ -67,7 +67,7 @@ type Service struct {
 	limits     *limiter
 	bindings   *registry
 	waiting    *waitingList
-	owed       atomic.Bool // the last flush failed
+	owed       atomic.Int64 // flushes that failed since one succeeded
 	present    *presence
 	revoked    *revokedBindings
 	identities keyed // serialises what one identity writes in one zone
@@ -280,24 +280,20 @@ func envelopeOf(r protocol.BindingRecord) (*signer.Envelope, error) {
 // waits no more. Whoever is not answered for want of the disk is told to come back.
 func (s *Service) lasting(ctx context.Context, err error) error {
 	owed := s.owed.Load()
-	if err != nil && !owed {
+	if err != nil && owed == 0 {
 		return err
 	}
 	bounded, cancel := context.WithTimeout(ctx, writeTimeout)
 	defer cancel()
 	if failed := s.opts.Flush(bounded); failed != nil {
-		s.owed.Store(true)
+		s.owed.Add(1)
 		if ctx.Err() == nil { // otherwise the client has gone
 			s.opts.Logger.Error("nothing is acknowledged, for it may not last", "error", failed)
 		}
-		p := protocol.NewProblem(http.StatusServiceUnavailable, protocol.CodeNotReady,
-			"the controller cannot bring to its disk what it has written: ask again")
-		p.RetryAfter = 5
-		return p
+		return protocol.NewProblem(http.StatusServiceUnavailable, protocol.CodeNotReady,
+			"the controller cannot bring to its disk what it has written: ask again").RetryIn(5 * time.Second)
 	}
-	if owed { // and not by a flush that failed meanwhile
-		s.owed.Store(false)
-	}
+	s.owed.CompareAndSwap(owed, 0) // unless another failed meanwhile
 	return err
 }
 
@@ -307,7 +303,5 @@ func (s *Service) notReady() error {
 	if s.opts.Resumes() {
 		why = "this controller has just started or taken over, and is compiling the published commit: ask again"
 	}
-	p := protocol.NewProblem(http.StatusServiceUnavailable, protocol.CodeNotReady, why)
-	p.RetryAfter = 5
-	return p
+	return protocol.NewProblem(http.StatusServiceUnavailable, protocol.CodeNotReady, why).RetryIn(5 * time.Second)
 }

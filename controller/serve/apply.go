@@ -149,10 +149,8 @@ func (n *network) useToken(ctx context.Context, v *tokens.Verified) error {
 func tokenProblem(err error) error {
 	var down *tokens.Unavailable
 	if errors.As(err, &down) {
-		p := protocol.NewProblem(http.StatusServiceUnavailable, protocol.CodeUnavailable,
-			fmt.Sprintf("issuer %s cannot be asked now: try again", down.Issuer))
-		p.RetryAfter = 5
-		return p
+		return protocol.NewProblem(http.StatusServiceUnavailable, protocol.CodeUnavailable,
+			fmt.Sprintf("issuer %s cannot be asked now: try again", down.Issuer)).RetryIn(5 * time.Second)
 	}
 	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
 		return err

@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/apex-network/apex/controller/publish"
 	"github.com/apex-network/apex/internal/protocol"
@@ -73,9 +74,7 @@ func (s *Server) getRoot(r *http.Request) (body, error) {
 	root, ok := n.Roots(version)
 	if !ok && n.rootVersion() == 0 {
 		// 404 would say that the network has no such version, which nobody knows before a commit was accepted.
-		p := protocol.NewProblem(http.StatusServiceUnavailable, protocol.CodeNotReady, "no trust root has been verified yet")
-		p.RetryAfter = 1
-		return body{}, p
+		return body{}, protocol.NewProblem(http.StatusServiceUnavailable, protocol.CodeNotReady, "no trust root has been verified yet").RetryIn(time.Second)
 	}
 	if !ok {
 		return body{}, notFound()
@@ -90,9 +89,7 @@ func (s *Server) getTimestamp(r *http.Request) (body, error) {
 	}
 	stamp := c.snapshot.Timestamp
 	if stamp == nil {
-		p := protocol.NewProblem(http.StatusServiceUnavailable, protocol.CodeNotReady, "no timestamp is signed yet")
-		p.RetryAfter = 1
-		return body{}, p
+		return body{}, protocol.NewProblem(http.StatusServiceUnavailable, protocol.CodeNotReady, "no timestamp is signed yet").RetryIn(time.Second)
 	}
 	return body{kind: protocol.TypeEnvelope, cache: cacheRecheck, etag: peermap.DigestOf(stamp).String(), data: stamp}, nil
 }

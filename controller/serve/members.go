@@ -184,9 +184,7 @@ func (r *replay) use(id uint64, now time.Time) error {
 		return errReplayed
 	}
 	if len(r.seen) >= maxReplay {
-		p := protocol.NewProblem(http.StatusTooManyRequests, protocol.CodeTooMany, "too many requests by this node")
-		p.RetryAfter = 30
-		return p
+		return protocol.NewProblem(http.StatusTooManyRequests, protocol.CodeTooMany, "too many requests by this node").RetryIn(30 * time.Second)
 	}
 	r.seen[id] = at + int64(2*protocol.ProofSkew/time.Second) + 1
 	return nil

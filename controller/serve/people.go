@@ -115,9 +115,7 @@ func storeProblem(err error) error {
 	if err == nil {
 		return nil
 	}
-	p := protocol.NewProblem(http.StatusServiceUnavailable, protocol.CodeNotReady, "the store of used requests cannot be reached")
-	p.RetryAfter = 5
-	return p
+	return protocol.NewProblem(http.StatusServiceUnavailable, protocol.CodeNotReady, "the store of used requests cannot be reached").RetryIn(5 * time.Second)
 }
 
 // postWebhook takes a forge's word that something happened, and nothing else from it: it makes the controller look sooner.

@@ -25,9 +25,7 @@ func (s *Server) postReport(w http.ResponseWriter, r *http.Request, data []byte)
 	}
 	now := s.opts.Now()
 	if wait := c.member.report(status, now); wait > 0 {
-		p := protocol.NewProblem(http.StatusTooManyRequests, protocol.CodeTooMany, fmt.Sprintf("one report per %s", protocol.StatusInterval))
-		p.RetryAfter = int((wait + time.Second - 1) / time.Second)
-		return p
+		return protocol.NewProblem(http.StatusTooManyRequests, protocol.CodeTooMany, fmt.Sprintf("one report per %s", protocol.StatusInterval)).RetryIn(wait)
 	}
 	if err := keepStatus(r.Context(), c, status, now); err != nil {
 		// Memory has it; the next report tries again.

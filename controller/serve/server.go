@@ -323,9 +323,7 @@ func (s *Server) acquire(ctx context.Context, slots chan struct{}) error {
 	case slots <- struct{}{}:
 		return nil
 	case <-wait.C:
-		p := protocol.NewProblem(http.StatusServiceUnavailable, protocol.CodeTooMany, "the controller is busy")
-		p.RetryAfter = 2
-		return p
+		return protocol.NewProblem(http.StatusServiceUnavailable, protocol.CodeTooMany, "the controller is busy").RetryIn(2 * time.Second)
 	case <-ctx.Done():
 		return ctx.Err()
 	}

@@ -35,9 +35,7 @@ func (s *Server) watch(w http.ResponseWriter, r *http.Request) error {
 	}
 	if c.member.watches.Add(1) > maxWatches {
 		c.member.watches.Add(-1)
-		p := protocol.NewProblem(http.StatusTooManyRequests, protocol.CodeTooMany, "this node watches already")
-		p.RetryAfter = 30
-		return p
+		return protocol.NewProblem(http.StatusTooManyRequests, protocol.CodeTooMany, "this node watches already").RetryIn(30 * time.Second)
 	}
 	defer c.member.watches.Add(-1)
 	if e := c.zone.net.Enrolment; e != nil {

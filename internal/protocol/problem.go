@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"strings"
+	"time"
 	"unicode"
 )
 
@@ -75,6 +76,12 @@ func IsLater(err error) bool {
 // NewProblem fills in the title from the HTTP status.
 func NewProblem(status int, code, detail string) *Problem {
 	return &Problem{Type: "about:blank", Title: http.StatusText(status), Status: status, Detail: detail, Code: code}
+}
+
+// RetryIn gives p with the word to come back after wait, in whole seconds rounded up.
+func (p *Problem) RetryIn(wait time.Duration) *Problem {
+	p.RetryAfter = int((wait + time.Second - 1) / time.Second)
+	return p
 }
 
 // Write sends p as the response.

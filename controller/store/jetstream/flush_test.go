@@ -15,6 +15,25 @@ import (
 	"github.com/apex-network/apex/controller/store"
 )
 
+// recordFlushes gives what a store has flushed since it was asked last.
+func recordFlushes(s *Store) func() []string {
+	var mu sync.Mutex
+	var paths []string
+	s.flusher.sync = func(path string) error {
+		mu.Lock()
+		defer mu.Unlock()
+		paths = append(paths, path)
+		return syncFile(path)
+	}
+	return func() []string {
+		mu.Lock()
+		defer mu.Unlock()
+		last := paths
+		paths = nil
+		return last
+	}
+}
+
 // TestFlushBringsWritesToDisk: every file that a write changed is flushed by the next Flush, and none that it did not.
 func TestFlushBringsWritesToDisk(t *testing.T) {
 	dir := t.TempDir()
@@ -31,22 +50,14 @@ func TestFlushBringsWritesToDisk(t *testing.T) {
 		return b
 	}
 	a, b := open("a"), open("b")
-	var mu sync.Mutex
-	var flushed []string
-	s.flusher.sync = func(path string) error {
-		mu.Lock()
-		defer mu.Unlock()
-		flushed = append(flushed, path)
-		return syncFile(path)
-	}
+	flushed := recordFlushes(s)
 	// flush gives the buckets whose messages were flushed.
 	flush := func() (names []string) {
 		t.Helper()
-		flushed = nil
 		if err := s.Flush(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		for _, path := range flushed {
+		for _, path := range flushed() {
 			if name, is := strings.CutSuffix(path, ".blk"); is {
 				names = append(names, filepath.Base(filepath.Dir(filepath.Dir(name))))
 			}
@@ -168,18 +179,11 @@ func TestFlushKeepsToTheServersFiles(t *testing.T) {
 	if err := errors.Join(s.Flush(t.Context()), b.Put(t.Context(), "key", nil)); err != nil {
 		t.Fatal(err)
 	}
-	var mu sync.Mutex
-	var flushed []string
-	s.flusher.sync = func(path string) error {
-		mu.Lock()
-		defer mu.Unlock()
-		flushed = append(flushed, path)
-		return syncFile(path)
-	}
+	flushed := recordFlushes(s)
 	if err := s.Flush(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	all := strings.Join(flushed, "\n")
+	all := strings.Join(flushed(), "\n")
 	if !strings.Contains(all, "KV_a") || strings.Contains(all, "lost+found") {
 		t.Errorf("flushed:\n%s", all)
 	}
